@@ -1,0 +1,43 @@
+"""The hash kinds of the format.
+
+| kind | BLAKE3 with |
+|---|---|
+| file, piece | nothing: the id of a file is what `b3sum` prints |
+| everything else | a `derive_key_context`, so that no user file can ever pass for a node or a commit |
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+from blake3 import blake3
+
+from pfsmount.ids import ObjectId
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class HashKind(enum.Enum):
+    """The value is the derive_key_context; PLAIN has none."""
+
+    PLAIN = ""
+    NODE = "pfs 1 tree node"
+    TREE_CONTENT = "pfs 1 tree content"
+    MANIFEST = "pfs 1 manifest"
+    COMMIT = "pfs 1 commit"
+    XATTRS = "pfs 1 xattrs"
+    RECORD = "pfs 1 segment record"
+    DATUM_KEY = "pfs 1 datum key"
+
+
+def hash_bytes(data: Buffer, kind: HashKind = HashKind.PLAIN) -> ObjectId:
+    """The id of `data` as an object of this kind."""
+    if kind is HashKind.PLAIN:
+        return ObjectId(blake3(data).digest())
+    return ObjectId(blake3(data, derive_key_context=kind.value).digest())
+
+
+def file_hasher() -> blake3:
+    """A streaming hasher for a file's id; uses all cores on large updates."""
+    return blake3(max_threads=blake3.AUTO)

@@ -1,0 +1,171 @@
+"""The directory of a store: what lies where, how it is made, and which places are refused.
+
+`store.json` is one line of JSON, written last: a directory without it is not a store.
+
+| key | |
+|---|---|
+| `kind` | `"pfs store"` |
+| `format` | 1; a reader refuses what is above its own |
+| `features` | words that a reader must know, else it refuses |
+| `id` | 16 random bytes in hex |
+| `created_ns` | Unix time in ns |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import EACCES, EDQUOT, EFBIG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from pathlib import Path
+
+from pfsmount.errors import (
+    AlreadyExists,
+    Corrupt,
+    InvalidInput,
+    NoSpace,
+    NotAStore,
+    PermissionDenied,
+    PfsError,
+    StoreTooNew,
+)
+
+FORMAT = 1
+STORE_FILE = "store.json"
+_NETWORK_KINDS = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "afs", "ceph", "gpfs", "beegfs")
+_DIRECTORIES = ("index", "segments", "worktrees", "jobs", "run", "tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What `store.json` says."""
+
+    path: Path
+    id: bytes
+    format: int
+    created_ns: int
+
+
+def fsync_directory(path: Path | str) -> None:
+    """Make names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def error_for(error: OSError, what: str) -> PfsError:
+    """The error that tells a person about an OSError met while doing `what`."""
+    if error.errno in (ENOSPC, EDQUOT, EFBIG):
+        return NoSpace(
+            f"no space left while {what}; the store is as it was before",
+            hint="free some space and run the command again",
+        )
+    if error.errno in (EACCES, EPERM, EROFS):
+        where = f" '{error.filename}'" if error.filename else ""
+        return PermissionDenied(f"no permission on{where or ' a file'} while {what}: {error.strerror}")
+    return PfsError(f"{what} failed: {error}")
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn an OSError inside into the error for people (see `error_for`)."""
+    try:
+        yield
+    except OSError as error:
+        raise error_for(error, what) from error
+
+
+def _mount_entry(path: Path) -> tuple[str, Path]:
+    """Type and mount point of the filesystem that holds `path`."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found = ("unknown", Path("/"))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            fields = before.split(" ")
+            if fields[2] == wanted:
+                found = (after.split(" ")[0], Path(fields[4]))
+    return found
+
+
+def refuse_bad_place(path: Path) -> None:
+    """Refuse a filesystem on which LMDB's shared memory map is not safe. Raises InvalidInput."""
+    try:
+        kind, where = _mount_entry(path)
+    except OSError:
+        return
+    base = kind.split(".")[0]
+    if base in _NETWORK_KINDS or kind.startswith(("fuse", "nfs", "smb")):
+        raise InvalidInput(
+            f"a store cannot lie at {path}: {where} is a {kind} filesystem",
+            hint="its index is a memory map that only a local disk keeps right; use a local directory",
+        )
+
+
+def create_store(path: Path) -> StoreInfo:
+    """Make an empty store at `path`, which must not exist or be an empty directory.
+
+    Raises AlreadyExists, InvalidInput (a filesystem that cannot hold one), NoSpace, PermissionDenied.
+    """
+    if (path / STORE_FILE).exists():
+        raise AlreadyExists(f"there is a store at {path} already")
+    if path.exists() and not path.is_dir():
+        raise AlreadyExists(f"{path} is a file", hint="a store is a directory")
+    if path.is_dir() and any(name not in _DIRECTORIES for name in os.listdir(path)):
+        raise AlreadyExists(f"{path} is not empty", hint="give a new or empty directory")
+    info = StoreInfo(path, secrets.token_bytes(16), FORMAT, time.time_ns())
+    with disk_errors(f"making a store at {path}"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_bad_place(path)
+        for name in _DIRECTORIES:
+            (path / name).mkdir(mode=0o700, exist_ok=True)
+        line = {
+            "created_ns": info.created_ns,
+            "features": [],
+            "format": FORMAT,
+            "id": info.id.hex(),
+            "kind": "pfs store",
+        }
+        temporary = path / "tmp" / STORE_FILE
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path / STORE_FILE)
+        fsync_directory(path)
+    return info
+
+
+def read_store_info(path: Path) -> StoreInfo:
+    """Read and check `store.json`. Raises NotAStore, StoreTooNew, Corrupt, PermissionDenied."""
+    try:
+        text = (path / STORE_FILE).read_text(encoding="ascii")
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            raise NotAStore(f"there is no store at {path}", hint="make one with 'pfs init'") from None
+        raise error_for(error, f"opening the store at {path}") from None
+    except UnicodeDecodeError:
+        raise Corrupt(f"{path / STORE_FILE} is damaged") from None
+    try:
+        data = json.loads(text)
+        number, features = int(data["format"]), list(data["features"])
+        if data["kind"] != "pfs store":
+            raise NotAStore(f"{path / STORE_FILE} is something else's")
+        if number > FORMAT or features:
+            needs = f"format {number}" if number > FORMAT else f"the feature '{features[0]}'"
+            raise StoreTooNew(
+                f"the store at {path} has {needs}, this pfs knows formats up to {FORMAT}",
+                hint="use a newer pfs",
+            )
+        return StoreInfo(path, bytes.fromhex(data["id"]), number, int(data["created_ns"]))
+    except (ValueError, KeyError, TypeError):
+        raise Corrupt(
+            f"{path / STORE_FILE} is damaged", hint="it is one line of JSON; see docs/FORMAT.md"
+        ) from None

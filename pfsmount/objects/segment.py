@@ -1,0 +1,420 @@
+"""Segments: the large append-only files in which all objects lie.
+
+A `data` segment is nothing but pieces, each at a multiple of 4096 with zeros between: no header, so that a file becomes one by
+rename and a kernel view maps it as it is. `tiny` and `meta` segments are a header and records.
+
+Header (64 bytes): magic `PFSSEG1\\n`, kind u8 (1 meta, 2 tiny), 3 zeros, number u32, store id (16), nonce (16), 16 zeros.
+
+Record, at a multiple of 8: magic `PfR1`, kind u8, codec u8 (0), 2 zeros, payload length u32, check (4), id (32), payload, zeros.
+The check is the first 4 bytes of BLAKE3, keyed with the nonce twice, over the 12 bytes before it, the id and the record's offset
+(u64): it binds a record to its place, so bytes inside a payload never pass for a record and a scan can step over a torn append.
+
+Location of an object (16 bytes, value of the `objects` table): segment u32, payload offset u48, record kind u16, length u32.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from pfsmount.errors import Corrupt, NotFound
+from pfsmount.ids import ID_BYTES, ObjectId
+from pfsmount.objects.hashing import Buffer, HashKind, hash_bytes
+
+BLOCK = 4096
+TINY_MAX = 1024
+"""Files up to this size are packed in `tiny` segments; larger ones start on a block."""
+NO_SEGMENT = 0xFFFFFFFF
+SEGMENT_BLOCKS_MAX = 1 << 32
+
+_HEADER = struct.Struct("<8sB3xI16s16s16x")
+_HEADER_MAGIC = b"PFSSEG1\n"
+_RECORD = struct.Struct("<4sBBHI")
+_RECORD_MAGIC = b"PfR1"
+_RECORD_BYTES = _RECORD.size + 4 + ID_BYTES
+_OFFSET = struct.Struct("<Q")
+_TOC = struct.Struct("<IIQQ")
+_TOC_ENTRY = struct.Struct("<32sI")
+_SEAL = struct.Struct("<8sQQ32s8s")
+_SEAL_MAGIC = b"PFSSEAL1"
+_ROW = struct.Struct("<BB6xQQ16sIQ")
+_BUFFER_MAX = 4 << 20
+_ZEROS = bytes(BLOCK)
+
+
+class SegmentKind(enum.IntEnum):
+    """What a segment holds; the value is stored in the `segments` table."""
+
+    META = 1
+    TINY = 2
+    DATA = 3
+
+    @property
+    def suffix(self) -> str:
+        return self.name.lower()
+
+    @property
+    def alignment(self) -> int:
+        """Bytes at whose multiples things start."""
+        return BLOCK if self is SegmentKind.DATA else 8
+
+
+class RecordKind(enum.IntEnum):
+    """What a record, or an entry of the `objects` table, is."""
+
+    PIECE = 1
+    NODE = 2
+    MANIFEST = 3
+    COMMIT = 4
+    XATTRS = 5
+    CONTENTS = 6
+    TOMBSTONE = 7
+    SEAL = 8
+
+    @property
+    def hash_kind(self) -> HashKind:
+        return _HASH_KINDS[self]
+
+
+_HASH_KINDS = {
+    RecordKind.PIECE: HashKind.PLAIN,
+    RecordKind.NODE: HashKind.NODE,
+    RecordKind.MANIFEST: HashKind.MANIFEST,
+    RecordKind.COMMIT: HashKind.COMMIT,
+    RecordKind.XATTRS: HashKind.XATTRS,
+    RecordKind.CONTENTS: HashKind.RECORD,
+    RecordKind.TOMBSTONE: HashKind.RECORD,
+    RecordKind.SEAL: HashKind.RECORD,
+}
+
+
+class Location(NamedTuple):
+    """Where an object's bytes are: payload offset and length in bytes."""
+
+    segment: int
+    offset: int
+    kind: RecordKind
+    length: int
+
+    def encode(self) -> bytes:
+        return struct.pack(
+            "<IIHHI", self.segment, self.offset & 0xFFFFFFFF, self.offset >> 32, self.kind, self.length
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Location:
+        segment, low, high, kind, length = struct.unpack("<IIHHI", raw)
+        return cls(segment, low | high << 32, RecordKind(kind), length)
+
+
+@dataclass(slots=True)
+class SegmentRow:
+    """The row of a segment in the `segments` table."""
+
+    kind: SegmentKind
+    sealed: bool
+    end: int
+    """Bytes that are fsynced and published."""
+    freed: int
+    nonce: bytes
+    contents_segment: int = NO_SEGMENT
+    """Meta segment of the last table of contents of this data segment; NO_SEGMENT when there is none."""
+    contents_offset: int = 0
+
+    def encode(self) -> bytes:
+        return _ROW.pack(
+            self.kind,
+            self.sealed,
+            self.end,
+            self.freed,
+            self.nonce,
+            self.contents_segment,
+            self.contents_offset,
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> SegmentRow:
+        kind, sealed, *rest = _ROW.unpack(raw)
+        return cls(SegmentKind(kind), bool(sealed), *rest)
+
+
+class Record(NamedTuple):
+    """One record found by a scan; `offset` is that of the record, the payload follows at `payload_offset`."""
+
+    offset: int
+    kind: RecordKind
+    id: ObjectId
+    payload: bytes
+
+    @property
+    def payload_offset(self) -> int:
+        return self.offset + _RECORD_BYTES
+
+
+def align(offset: int, to: int) -> int:
+    """The first multiple of `to` (a power of two) that is >= offset."""
+    return (offset + to - 1) & -to
+
+
+def segment_path(directory: Path, number: int, kind: SegmentKind) -> Path:
+    """The file of a segment."""
+    return directory / f"{number:08x}.{kind.suffix}"
+
+
+def encode_header(kind: SegmentKind, number: int, store_id: bytes, nonce: bytes) -> bytes:
+    """The first 64 bytes of a tiny or meta segment."""
+    return _HEADER.pack(_HEADER_MAGIC, kind, number, store_id, nonce)
+
+
+def decode_header(raw: bytes) -> tuple[SegmentKind, int, bytes, bytes]:
+    """Kind, number, store id and nonce. Raises Corrupt."""
+    try:
+        magic, kind, number, store_id, nonce = _HEADER.unpack(raw[: _HEADER.size])
+        if magic != _HEADER_MAGIC:
+            raise ValueError
+        return SegmentKind(kind), number, store_id, nonce
+    except (struct.error, ValueError):
+        raise Corrupt("a segment has no valid header") from None
+
+
+def encode_record(kind: RecordKind, id: ObjectId, payload: Buffer, offset: int, nonce: bytes) -> bytes:
+    """A record as it stands at `offset`, padded to a multiple of 8."""
+    fixed = _RECORD.pack(_RECORD_MAGIC, kind, 0, 0, len(payload))
+    check = _record_check(fixed, id, offset, nonce)
+    padding = -len(payload) % 8
+    return b"".join((fixed, check, id, payload, _ZEROS[:padding]))
+
+
+def _record_check(fixed: bytes, id: bytes, offset: int, nonce: bytes) -> bytes:
+    return blake3(fixed + id + _OFFSET.pack(offset), key=nonce + nonce).digest(4)
+
+
+def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Iterator[Record]:
+    """All valid records of a tiny or meta segment's bytes, in order; torn ranges are stepped over.
+
+    A record whose header is right is yielded even when its payload is damaged: compare its id.
+    """
+    view = memoryview(data)
+    offset, end = start, len(view)
+    while offset + _RECORD_BYTES <= end:
+        fixed = bytes(view[offset : offset + _RECORD.size])
+        if fixed[:4] == _RECORD_MAGIC:
+            _, kind, codec, _, length = _RECORD.unpack(fixed)
+            body = offset + _RECORD_BYTES
+            id = bytes(view[body - ID_BYTES : body])
+            check = bytes(view[offset + _RECORD.size : offset + _RECORD.size + 4])
+            if body + length <= end and codec == 0 and check == _record_check(fixed, id, offset, nonce):
+                yield Record(offset, RecordKind(kind), ObjectId(id), bytes(view[body : body + length]))
+                offset = align(body + length, 8)
+                continue
+        offset += 8
+
+
+@dataclass(frozen=True, slots=True)
+class TableOfContents:
+    """The pieces of one stretch of a data segment: they follow each other from `start`, each on a block."""
+
+    segment: int
+    start: int
+    pieces: Sequence[tuple[ObjectId, int]]
+    """Id and length in bytes."""
+    previous: tuple[int, int] | None = None
+    """Meta segment and record offset of the table before this one, of the same data segment."""
+
+    def encode(self) -> bytes:
+        before = self.previous or (NO_SEGMENT, 0xFFFFFFFFFFFFFFFF)
+        entries = (_TOC_ENTRY.pack(id, length) for id, length in self.pieces)
+        return _TOC.pack(self.segment, *before, self.start) + b"".join(entries)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> TableOfContents:
+        """Raises Corrupt."""
+        try:
+            segment, before_segment, before_offset, start = _TOC.unpack_from(raw)
+            pieces = [(ObjectId(id), n) for id, n in _TOC_ENTRY.iter_unpack(raw[_TOC.size :])]
+        except struct.error:
+            raise Corrupt("a table of contents is damaged") from None
+        before = None if before_segment == NO_SEGMENT else (before_segment, before_offset)
+        return cls(segment, start, pieces, before)
+
+    def locations(self) -> Iterator[tuple[ObjectId, Location]]:
+        """Where each piece is."""
+        offset = self.start
+        for id, length in self.pieces:
+            yield id, Location(self.segment, offset, RecordKind.PIECE, length)
+            offset = align(offset + length, BLOCK)
+
+
+def encode_footer(payload: bytes, offset: int, store_id: bytes) -> bytes:
+    """What ends a sealed data segment at `offset` (a multiple of 4096): its contents, then 64 bytes that find them."""
+    total = align(len(payload) + _SEAL.size, BLOCK)
+    tail = _SEAL.pack(_SEAL_MAGIC, offset, len(payload), hash_bytes(payload, HashKind.RECORD), store_id[:8])
+    return payload + bytes(total - len(payload) - len(tail)) + tail
+
+
+def decode_footer(fd: int) -> TableOfContents | None:
+    """The contents of a sealed data segment; None when the file has no valid footer."""
+    size = os.fstat(fd).st_size
+    if size < BLOCK or size % BLOCK:
+        return None
+    magic, offset, length, digest, _ = _SEAL.unpack(os.pread(fd, _SEAL.size, size - _SEAL.size))
+    if magic != _SEAL_MAGIC or offset + length > size:
+        return None
+    payload = os.pread(fd, length, offset)
+    return TableOfContents.decode(payload) if hash_bytes(payload, HashKind.RECORD) == digest else None
+
+
+class SegmentReader:
+    """An open segment, for reading at any offset from any thread. Closed when the last user lets go."""
+
+    __slots__ = ("fd", "number")
+
+    def __init__(self, path: Path, number: int) -> None:
+        """Raises NotFound when the segment's file is missing."""
+        self.number = number
+        self.fd = -1
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(
+                f"the segment {path.name} is missing from the store", hint="restore it from a copy of the store"
+            ) from None
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes. Raises Corrupt when the segment ends before them."""
+        data = os.pread(self.fd, length, offset)
+        if len(data) != length:
+            data += self._rest(offset + len(data), length - len(data))
+        return data
+
+    def _rest(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length:
+            part = os.pread(self.fd, length, offset)
+            if not part:
+                raise Corrupt(f"segment {self.number:08x} is cut short at byte {offset}")
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+
+class SegmentWriter:
+    """The one writer of an unsealed segment: holds its lock, appends behind everything that is there.
+
+    What it appended counts only once `sync` returned and the caller published it. `rollback` gives back the space of what
+    was not (safe: the lock is held, and nothing beyond the synced end was ever published).
+    """
+
+    def __init__(self, path: Path, number: int, row: SegmentRow, store_id: bytes) -> None:
+        """Raises BlockingIOError when another process writes to it, OSError."""
+        self.number, self.row = number, row
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = os.fstat(self._fd).st_size
+            if row.kind is not SegmentKind.DATA and size < _HEADER.size:
+                os.pwrite(self._fd, encode_header(row.kind, number, store_id, row.nonce), 0)
+                size = _HEADER.size
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.end = align(max(size, row.end), row.kind.alignment)
+        self._synced = self.end
+        self._written = self.end
+        self._buffer: list[Buffer] = []
+        self._buffered = 0
+
+    def append_record(self, kind: RecordKind, id: ObjectId, payload: Buffer) -> Location:
+        """Append a record; the location is that of its payload."""
+        start = self.end
+        self._append(encode_record(kind, id, payload, start, self.row.nonce))
+        return Location(self.number, start + _RECORD_BYTES, kind, len(payload))
+
+    def append_piece(self, data: Buffer) -> Location:
+        """Append a piece to a data segment, on the next block."""
+        start, length = self.end, len(data)
+        padding = -length % BLOCK
+        if length >= _BUFFER_MAX // 4:
+            self._write_out()
+            self._pwrite([data, _ZEROS[:padding]] if padding else [data])
+            self.end = self._written
+        else:
+            self._append(bytes(data))
+            if padding:
+                self._append(_ZEROS[:padding])
+        return Location(self.number, start, RecordKind.PIECE, length)
+
+    def _append(self, data: bytes) -> None:
+        self._buffer.append(data)
+        self._buffered += len(data)
+        self.end += len(data)
+        if self._buffered >= _BUFFER_MAX or len(self._buffer) >= 1000:
+            self._write_out()
+
+    def _write_out(self) -> None:
+        if self._buffer:
+            buffers, self._buffer, self._buffered = self._buffer, [], 0
+            self._pwrite(buffers)
+
+    def _pwrite(self, buffers: list[Buffer]) -> None:
+        total = sum(len(buffer) for buffer in buffers)
+        done = os.pwritev(self._fd, buffers, self._written)
+        if done < total:
+            rest = memoryview(b"".join(buffers))[done:]
+            while rest:
+                count = os.pwrite(self._fd, rest, self._written + done)
+                done += count
+                rest = rest[count:]
+        self._written += total
+
+    def append_footer(self, footer: bytes) -> None:
+        """Append the footer that ends a data segment (see `encode_footer`)."""
+        self._append(footer)
+
+    def flush_buffer(self) -> None:
+        """Hand what is buffered to the kernel, so that other descriptors see it."""
+        self._write_out()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read back what was appended, synced or not."""
+        if offset + length > self._written:
+            self._write_out()
+        return os.pread(self._fd, length, offset)
+
+    @property
+    def unsynced(self) -> int:
+        """Bytes appended since the last sync."""
+        return self.end - self._synced
+
+    def sync(self) -> None:
+        """Make everything appended durable. Raises OSError."""
+        self._write_out()
+        if self._synced != self.end:
+            os.fdatasync(self._fd)
+            self._synced = self.end
+
+    def rollback(self) -> None:
+        """Give back what was appended since the last sync."""
+        self._buffer, self._buffered = [], 0
+        if os.fstat(self._fd).st_size > self._synced:
+            os.ftruncate(self._fd, self._synced)
+        self.end = self._written = self._synced
+
+    def close(self) -> None:
+        """Let go of the segment; another process can take it. Any number of times."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

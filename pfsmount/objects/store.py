@@ -1,0 +1,461 @@
+"""The object store: put bytes in, get them back by id.
+
+Invariants
+1. The index names only bytes that were fsynced before.
+2. Data is durable before the table of contents that names it, that before the index entry, that before any ref.
+3. Nothing that is published moves or changes, except by gc.
+
+So the order of a batch is: append data and tiny files → fsync → append tables of contents behind the metadata → fsync → publish
+locations in bounded transactions. What a crash leaves behind is bytes that nothing names, or names that nothing uses.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Protocol
+
+from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
+from pfsmount.errors import Corrupt, NotFound, PfsError
+from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import Buffer, hash_bytes
+from pfsmount.objects.index import Index, Table, Transaction
+from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
+from pfsmount.objects.segment import (
+    NO_SEGMENT,
+    TINY_MAX,
+    Location,
+    RecordKind,
+    SegmentKind,
+    SegmentReader,
+    SegmentRow,
+    SegmentWriter,
+    TableOfContents,
+    encode_footer,
+    segment_path,
+)
+
+_OPEN_SEGMENTS_MAX = 512
+_LENGTH = struct.Struct("<I")
+_DECODED_MAX = 8192
+
+
+class DecodedCache:
+    """A bounded cache of decoded immutable objects by id, least recently used out first. Thread-safe."""
+
+    def __init__(self, limit: int = _DECODED_MAX) -> None:
+        self._items: OrderedDict[ObjectId, Any] = OrderedDict()
+        self._limit = limit
+        self._lock = Lock()
+
+    def get(self, id: ObjectId) -> Any:
+        """The decoded object, or None."""
+        with self._lock:
+            item = self._items.get(id)
+            if item is not None:
+                self._items.move_to_end(id)
+            return item
+
+    def put(self, id: ObjectId, item: Any) -> None:
+        """Remember a decoded object."""
+        with self._lock:
+            self._items[id] = item
+            if len(self._items) > self._limit:
+                self._items.popitem(last=False)
+
+
+class Reader(Protocol):
+    """Whatever objects can be read from: a store, or a batch on its way into one."""
+
+    @property
+    def decoded(self) -> DecodedCache:
+        """Decoded objects of this store."""
+
+    def get(self, id: ObjectId) -> bytes:
+        """The verified bytes of an object. Raises NotFound, Corrupt."""
+
+    def locate(self, id: ObjectId) -> Location | None:
+        """Where an object is, or None."""
+
+    def segment(self, number: int) -> SegmentReader:
+        """An open segment, for reads at offsets. Raises NotFound."""
+
+
+class ObjectStore:
+    """One process' opening of a store's objects. Thread-safe; not usable after a fork."""
+
+    def __init__(self, path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> None:
+        """Open. Raises NotAStore, StoreTooNew, Busy, Corrupt, PermissionDenied."""
+        self.info = read_store_info(path)
+        self.path = path
+        self.settings = settings
+        self.decoded = DecodedCache()
+        self.index = Index(path / "index", settings.map_size)
+        self.verified: set[ObjectId] = set()
+        self._segments: OrderedDict[int, SegmentReader] = OrderedDict()
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Close; any number of times."""
+        self._segments.clear()
+        self.index.close()
+
+    def locate(self, id: ObjectId) -> Location | None:
+        raw = self.index.get(Table.OBJECTS, id)
+        return None if raw is None else Location.decode(raw)
+
+    def get(self, id: ObjectId) -> bytes:
+        location = self.locate(id)
+        if location is None:
+            raise NotFound(f"the object {id.hex()} is not in the store")
+        return read_object(self, id, location)
+
+    def segment(self, number: int) -> SegmentReader:
+        with self._lock:
+            reader = self._segments.get(number)
+            if reader is not None:
+                self._segments.move_to_end(number)
+                return reader
+        row = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
+        if row is None:
+            raise Corrupt(f"the index names segment {number:08x}, which it does not know")
+        kind = SegmentRow.decode(row).kind
+        reader = SegmentReader(segment_path(self.path / "segments", number, kind), number)
+        with self._lock:
+            self._segments[number] = reader
+            if len(self._segments) > _OPEN_SEGMENTS_MAX:
+                self._segments.popitem(last=False)
+        return reader
+
+    def batch(self) -> Batch:
+        """A new batch of objects (a context manager)."""
+        return Batch(self)
+
+    @property
+    def directory(self) -> Path:
+        """Where the segments lie."""
+        return self.path / "segments"
+
+
+def read_object(reader: Reader, id: ObjectId, location: Location) -> bytes:
+    """Read and verify one object. Raises NotFound, Corrupt."""
+    data = reader.segment(location.segment).read(location.offset, location.length)
+    if hash_bytes(data, location.kind.hash_kind) != id and not _is_root_of(location, id, data):
+        raise Corrupt(
+            f"the object {id.hex()} is damaged: segment {location.segment:08x}, byte {location.offset}",
+            hint="restore the store's segment from a copy",
+        )
+    return data
+
+
+def _is_root_of(location: Location, id: ObjectId, data: bytes) -> bool:
+    """True when `id` is that of a file and `data` the root of its manifest, which names the file itself."""
+    return location.kind is RecordKind.MANIFEST and data[16:48] == id
+
+
+class Batch:
+    """Objects on their way into the store. Readable here at once, by others after `publish`.
+
+    Use as a context manager: leaving it gives back what was not published. One thread at a time.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.decoded = store.decoded
+        self._writers: dict[SegmentKind, SegmentWriter] = {}
+        self._pending: dict[ObjectId, Location] = {}
+        self._contents: list[tuple[ObjectId, Location]] = []
+        self._reused = bytearray()
+        self._touched: dict[int, SegmentRow] = {}
+        with store.index.read() as txn:
+            self._gc_generation = txn.counter(b"gc")
+        self.bytes_added = 0
+        self.objects_added = 0
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers.values():
+            with suppress(OSError):
+                writer.rollback()
+            writer.close()
+        self._writers.clear()
+        self._pending.clear()
+        self._contents.clear()
+
+    # Reading
+
+    def locate(self, id: ObjectId) -> Location | None:
+        return self._pending.get(id) or self.store.locate(id)
+
+    def get(self, id: ObjectId) -> bytes:
+        location = self._pending.get(id)
+        if location is None:
+            return self.store.get(id)
+        writer = self._writer_of(location.segment)
+        if writer is None:
+            return read_object(self.store, id, location)
+        return writer.read(location.offset, location.length)
+
+    def segment(self, number: int) -> SegmentReader:
+        writer = self._writer_of(number)
+        if writer is not None:
+            writer.flush_buffer()
+        return self.store.segment(number)
+
+    def _writer_of(self, segment: int) -> SegmentWriter | None:
+        return next((w for w in self._writers.values() if w.number == segment), None)
+
+    # Adding
+
+    def has(self, id: ObjectId) -> bool:
+        """True when the object need not be added; it is then kept from gc until this batch ends."""
+        if id in self._pending:
+            return True
+        if self.store.index.get(Table.OBJECTS, id) is None:
+            return False
+        self._reused += id
+        return True
+
+    def add_piece(self, data: Buffer, id: ObjectId | None = None) -> ObjectId:
+        """Add a file of at most 4 MiB, or a piece of one, whose id may be known already. Raises NoSpace."""
+        id = hash_bytes(data) if id is None else id
+        if not len(data) or self.has(id):
+            return id
+        try:
+            if len(data) <= TINY_MAX:
+                location = self._writer(SegmentKind.TINY).append_record(RecordKind.PIECE, id, data)
+            else:
+                location = self._writer(SegmentKind.DATA).append_piece(data)
+                self._contents.append((id, location))
+        except OSError as error:
+            raise error_for(error, "adding data to the store") from error
+        self._added(id, location)
+        return id
+
+    def add_object(self, kind: RecordKind, payload: bytes) -> ObjectId:
+        """Add a node, manifest, commit or xattrs object. Raises NoSpace."""
+        id = hash_bytes(payload, kind.hash_kind)
+        if not self.has(id):
+            try:
+                location = self._writer(SegmentKind.META).append_record(kind, id, payload)
+            except OSError as error:
+                raise error_for(error, "adding metadata to the store") from error
+            self._added(id, location)
+        return id
+
+    def name_manifest(self, file_id: ObjectId, manifest: ObjectId) -> None:
+        """Let `file_id` be found as the file that the manifest root describes."""
+        if not self.has(file_id):
+            location = self.locate(manifest)
+            assert location is not None
+            self._pending[file_id] = location
+
+    def _added(self, id: ObjectId, location: Location) -> None:
+        self._pending[id] = location
+        self.bytes_added += location.length
+        self.objects_added += 1
+        settings = self.store.settings
+        if len(self._pending) >= settings.publish_entries or self._unsynced() >= settings.batch_bytes:
+            self.prepare()
+            with self.store.index.write() as txn:
+                self._publish_pending(txn)
+            self._pending.clear()
+
+    def _unsynced(self) -> int:
+        return sum(writer.unsynced for writer in self._writers.values())
+
+    def _writer(self, kind: SegmentKind) -> SegmentWriter:
+        writer = self._writers.get(kind)
+        if writer is not None and writer.end >= self.store.settings.segment_size and not self._pending:
+            seal(self.store, self._writers.pop(kind))
+            writer = None
+        if writer is None:
+            writer = self._writers[kind] = acquire_writer(self.store, kind)
+        return writer
+
+    # Making durable
+
+    def prepare(self) -> None:
+        """Make everything added so far durable; `publish` may follow. Raises NoSpace."""
+        with disk_errors("making new objects durable"):
+            for kind, writer in self._writers.items():
+                if kind is not SegmentKind.META:
+                    writer.sync()
+            if self._contents:
+                self._append_contents()
+            meta = self._writers.get(SegmentKind.META)
+            if meta is not None:
+                meta.sync()
+        for writer in self._writers.values():
+            writer.row.end = max(writer.row.end, writer.end)
+            self._touched[writer.number] = writer.row
+
+    def _append_contents(self) -> None:
+        """One table for each stretch of pieces that follow each other in the data segment."""
+        data = self._writers[SegmentKind.DATA]
+        meta = self._writer(SegmentKind.META)
+        pieces = [(id, location.length) for id, location in self._contents]
+        row = data.row
+        before = None if row.contents_segment == NO_SEGMENT else (row.contents_segment, row.contents_offset)
+        table = TableOfContents(data.number, self._contents[0][1].offset, pieces, before).encode()
+        location = meta.append_record(RecordKind.CONTENTS, hash_bytes(table, RecordKind.CONTENTS.hash_kind), table)
+        row.contents_segment, row.contents_offset = location.segment, location.offset
+        self._contents.clear()
+
+    def _publish_pending(self, txn: Transaction) -> None:
+        for id, location in sorted(self._pending.items()):
+            txn.put(Table.OBJECTS, id, location.encode(), overwrite=False)
+        for number, row in self._touched.items():
+            txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
+
+    def publish(self, txn: Transaction) -> None:
+        """Publish, as part of a transaction of the caller's, what `prepare` made durable.
+
+        Raises Busy when gc removed an object that this batch relied on: nothing is lost, do the work again.
+        """
+        if self._unsynced() or self._contents:
+            raise AssertionError("publish before prepare")
+        if txn.counter(b"gc") != self._gc_generation:
+            self._check_reused(txn)
+        self._publish_pending(txn)
+
+    def _check_reused(self, txn: Transaction) -> None:
+        for offset in range(0, len(self._reused), 32):
+            id = bytes(self._reused[offset : offset + 32])
+            if id not in self._pending and txn.get(Table.OBJECTS, id) is None:
+                raise PfsError(
+                    "a garbage collection removed data that was about to be used again; nothing was changed",
+                    hint="run the command again",
+                )
+
+    def published(self) -> None:
+        """To be called when the transaction given to `publish` has ended well."""
+        self._pending.clear()
+
+    def commit_objects(self) -> None:
+        """Make durable and publish, without a commit: for callers whose ref moves elsewhere."""
+        self.prepare()
+        with self.store.index.write() as txn:
+            self.publish(txn)
+        self.published()
+
+
+def seal(store: ObjectStore, writer: SegmentWriter) -> None:
+    """End a segment whose contents are all published; it never changes again. Raises NoSpace."""
+    with disk_errors("sealing a segment"):
+        if writer.row.kind is SegmentKind.DATA:
+            whole = merge_contents(store, writer.number, writer.row)
+            writer.append_footer(encode_footer(whole.encode(), writer.end, store.info.id))
+        else:
+            writer.append_record(RecordKind.SEAL, hash_bytes(b"", RecordKind.SEAL.hash_kind), b"")
+        writer.sync()
+    writer.row.end, writer.row.sealed = writer.end, True
+    with store.index.write() as txn:
+        txn.put(Table.SEGMENTS, writer.number.to_bytes(4, "big"), writer.row.encode())
+        txn.delete(Table.META, _open_key(writer.row.kind, writer.number))
+    writer.close()
+
+
+def merge_contents(store: ObjectStore, number: int, row: SegmentRow) -> TableOfContents:
+    """All pieces of a data segment, gathered along the chain of its tables of contents.
+
+    Stretches that no table names (left by a crash) appear as a piece with an id of zeros. Raises Corrupt.
+    """
+    tables: list[TableOfContents] = []
+    where = None if row.contents_segment == NO_SEGMENT else (row.contents_segment, row.contents_offset)
+    while where is not None:
+        table = _read_contents(store, *where)
+        tables.append(table)
+        where = table.previous
+    pieces: list[tuple[ObjectId, int]] = []
+    end = 0
+    for table in reversed(tables):
+        gap = table.start - end
+        while gap > 0:
+            part = min(gap, 1 << 31)
+            pieces.append((ObjectId(bytes(32)), part))
+            gap -= part
+        for id, location in table.locations():
+            pieces.append((id, location.length))
+            end = location.offset + location.length
+        end = -(-end // 4096) * 4096
+    return TableOfContents(number, 0, pieces)
+
+
+def _read_contents(store: ObjectStore, segment: int, offset: int) -> TableOfContents:
+    """The table whose payload starts at `offset` of a meta segment."""
+    reader = store.segment(segment)
+    (length,) = _LENGTH.unpack(reader.read(offset - 40, 4))
+    id = reader.read(offset - 32, 32)
+    payload = reader.read(offset, length)
+    if hash_bytes(payload, RecordKind.CONTENTS.hash_kind) != id:
+        raise Corrupt(f"a table of contents in segment {segment:08x} is damaged")
+    return TableOfContents.decode(payload)
+
+
+def acquire_writer(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
+    """Lock an unsealed segment that nobody else writes to, or make a new one. Raises NoSpace, PermissionDenied."""
+    with disk_errors("opening a segment for writing"):
+        for number, row in list(_open_segments(store, kind)):
+            path = segment_path(store.directory, number, kind)
+            with suppress(BlockingIOError):
+                writer = SegmentWriter(path, number, row, store.info.id)
+                with store.index.read() as txn:  # the row may have changed before we had the lock
+                    current = txn.get(Table.SEGMENTS, number.to_bytes(4, "big"))
+                fresh = SegmentRow.decode(current) if current is not None else row
+                writer.row = fresh
+                if fresh.sealed:
+                    writer.close()
+                elif writer.end >= store.settings.segment_size:
+                    seal(store, writer)
+                else:
+                    return writer
+        return _new_segment(store, kind)
+
+
+def _open_segments(store: ObjectStore, kind: SegmentKind) -> Iterator[tuple[int, SegmentRow]]:
+    with store.index.read() as txn:
+        prefix = b"open" + bytes([kind])
+        for key, _ in txn.scan(Table.META, prefix):
+            raw = txn.get(Table.SEGMENTS, key[len(prefix) :])
+            if raw is not None:
+                yield int.from_bytes(key[len(prefix) :], "big"), SegmentRow.decode(raw)
+
+
+def _open_key(kind: SegmentKind, number: int) -> bytes:
+    return b"open" + bytes([kind]) + number.to_bytes(4, "big")
+
+
+def _new_segment(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
+    row = SegmentRow(kind, False, 0, 0, secrets.token_bytes(16))
+    while True:
+        with store.index.write() as txn:
+            number = txn.increment(b"segment")
+            txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
+            txn.put(Table.META, _open_key(kind, number), b"")
+        try:
+            writer = SegmentWriter(segment_path(store.directory, number, kind), number, row, store.info.id)
+        except BlockingIOError:
+            continue  # another process saw the row first and has the segment
+        fsync_directory(store.directory)
+        return writer
+
+
+@contextmanager
+def open_objects(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> Iterator[ObjectStore]:
+    """An object store for the length of a block."""
+    store = ObjectStore(path, settings)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,1 @@
+"""Immutable directories and files as objects."""

@@ -1,0 +1,429 @@
+"""Files: how their bytes become pieces and manifests, and how they are read.
+
+A file of at most 4 MiB without holes is one piece. Any other is a manifest, a tree of nodes over its pieces and holes:
+
+| magic `PM`, version u8 (1), level u8 | count u32 | size covered u64 | file id 32 (root; else zeros) | entries: id 32, length u64 |
+
+A leaf's entry is a piece, or a hole (id of zeros). A node ends after an id whose first byte is zero (not a hole's), after 4096 entries, or with the
+file. Tree entries hold the file's id only; the index maps it to the root of a manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from pfsmount.config import MIB
+from pfsmount.errors import Corrupt, NotFound
+from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import file_hasher, hash_bytes
+from pfsmount.objects.segment import Location, RecordKind
+from pfsmount.objects.store import Batch, ObjectStore, Reader
+from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
+
+PIECE_MAX = 4 * MIB
+HOLE_MIN = 64 * 1024
+_HEADER = struct.Struct("<2sBBIQ32s")
+_MAGIC = b"PM"
+_VERSION = 1
+_ENTRY = struct.Struct("<32sQ")
+_HOLE = ObjectId(bytes(32))
+_NODE_ENTRIES_MAX = 4096
+_LEVEL_MAX = 8
+_VERIFIED_MAX = 500_000
+_NOWAIT_VERIFY_MAX = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A decoded manifest node."""
+
+    level: int
+    size: int
+    file_id: ObjectId
+    ids: tuple[ObjectId, ...]
+    starts: tuple[int, ...]
+    """Where each entry starts, relative to the node; one more at the end."""
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Manifest:
+        """Raises Corrupt."""
+        try:
+            magic, version, level, count, size, file_id = _HEADER.unpack_from(raw)
+            rows = list(_ENTRY.iter_unpack(raw[_HEADER.size :]))
+            starts = [0]
+            for _, length in rows:
+                starts.append(starts[-1] + length)
+            if magic != _MAGIC or version != _VERSION or level > _LEVEL_MAX or len(rows) != count:
+                raise ValueError
+            if starts[-1] != size or any(length == 0 for _, length in rows):
+                raise ValueError
+        except (struct.error, ValueError):
+            raise Corrupt("the manifest of a large file is damaged") from None
+        return cls(level, size, ObjectId(file_id), tuple(ObjectId(id) for id, _ in rows), tuple(starts))
+
+    def index_at(self, offset: int) -> int:
+        """Which entry holds a byte."""
+        return bisect_right(self.starts, offset) - 1
+
+    def length(self, i: int) -> int:
+        """Bytes of the i-th entry."""
+        return self.starts[i + 1] - self.starts[i]
+
+
+def _encode_manifest(level: int, file_id: ObjectId, rows: list[tuple[ObjectId, int]]) -> bytes:
+    size = sum(length for _, length in rows)
+    header = _HEADER.pack(_MAGIC, _VERSION, level, len(rows), size, file_id)
+    return header + b"".join(_ENTRY.pack(id, length) for id, length in rows)
+
+
+def _write_manifest(batch: Batch, file_id: ObjectId, rows: list[tuple[ObjectId, int]]) -> ObjectId:
+    """Write all levels; the root names the file."""
+    level = 0
+    while True:
+        groups = list(_split_rows(rows))
+        if len(groups) == 1:
+            return batch.add_object(RecordKind.MANIFEST, _encode_manifest(level, file_id, rows))
+        rows = [
+            (
+                batch.add_object(RecordKind.MANIFEST, _encode_manifest(level, _HOLE, group)),
+                sum(length for _, length in group),
+            )
+            for group in groups
+        ]
+        level += 1
+
+
+def _split_rows(rows: list[tuple[ObjectId, int]]) -> Iterator[list[tuple[ObjectId, int]]]:
+    group: list[tuple[ObjectId, int]] = []
+    for row in rows:
+        group.append(row)
+        if (row[0][0] == 0 and row[0] != _HOLE) or len(group) >= _NODE_ENTRIES_MAX:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def load_manifest(objects: Reader, id: ObjectId) -> Manifest:
+    """Read, verify and decode a manifest node, by its own id or (a root) by the file's. Raises NotFound, Corrupt."""
+    manifest = objects.decoded.get(id)
+    if manifest is None:
+        manifest = Manifest.decode(objects.get(id))
+        objects.decoded.put(id, manifest)
+    assert isinstance(manifest, Manifest)
+    return manifest
+
+
+def pieces(objects: Reader, manifest: Manifest, start: int = 0) -> Iterator[tuple[int, ObjectId | None, int]]:
+    """Offset, piece id (None: a hole) and length of all pieces, in order."""
+    for i, id in enumerate(manifest.ids):
+        offset, length = start + manifest.starts[i], manifest.length(i)
+        if manifest.level:
+            yield from pieces(objects, load_manifest(objects, id), offset)
+        else:
+            yield offset, None if id == _HOLE else id, length
+
+
+# Writing
+
+
+def ingest_bytes(batch: Batch, data: bytes) -> ObjectId:
+    """Add a file that is in memory and return its id. Raises NoSpace."""
+    if len(data) <= PIECE_MAX:
+        return batch.add_piece(data)
+    view = memoryview(data)
+    rows = []
+    for offset in range(0, len(data), PIECE_MAX):
+        part = view[offset : offset + PIECE_MAX]
+        rows.append((batch.add_piece(part), len(part)))
+    file_id = hash_bytes(data)
+    batch.name_manifest(file_id, _write_manifest(batch, file_id, rows))
+    return file_id
+
+
+def ingest_fd(batch: Batch, fd: int, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
+    """Add the file that is open at `fd`, from its offset 0 or, when it cannot seek, from where it is.
+
+    Reads to the end, whatever fstat says, in pieces of 4 MiB; cuts where `previous`, an earlier version, was cut, so that
+    unchanged pieces are found again. Holes of at least 64 KiB stay holes. Returns the file's id and its size in
+    bytes. Raises NoSpace, OSError (reading).
+    """
+    small = _small_file(fd)
+    if small is not None:
+        return batch.add_piece(small), len(small)
+    return _Ingest(batch, fd, previous).run()
+
+
+def _small_file(fd: int) -> bytes | None:
+    """The bytes of a regular file of at most 4 MiB without holes, by its stat; None for any other."""
+    stat = os.fstat(fd)
+    if stat.st_size > PIECE_MAX or not _is_regular(stat) or _may_have_holes(stat):
+        return None
+    data = os.pread(fd, stat.st_size + 1, 0)
+    return data if len(data) == stat.st_size else None
+
+
+def _is_regular(stat: os.stat_result) -> bool:
+    return stat.st_mode & 0o170000 == 0o100000
+
+
+def _may_have_holes(stat: os.stat_result) -> bool:
+    return stat.st_size >= HOLE_MIN and stat.st_blocks * 512 <= stat.st_size - HOLE_MIN
+
+
+class _Ingest:
+    """One pass over a large, sparse or endless file."""
+
+    def __init__(self, batch: Batch, fd: int, previous: ObjectId | None) -> None:
+        self._batch, self._fd = batch, fd
+        self._hasher = file_hasher()
+        self._rows: list[tuple[ObjectId, int]] = []
+        self._buffer = memoryview(bytearray(PIECE_MAX))
+        self._cuts = _cuts_of(batch, previous)
+        stat = os.fstat(fd)
+        self._regular = _is_regular(stat)
+        self._sparse = self._regular and _may_have_holes(stat)
+        self._size = stat.st_size
+        self._offset = 0
+
+    def run(self) -> tuple[ObjectId, int]:
+        while True:
+            if self._sparse and self._take_hole():
+                continue
+            count = self._read(self._next_length())
+            if not count:
+                break
+            self._take(self._buffer[:count])
+        if not self._rows:
+            return EMPTY_FILE_ID, 0
+        file_id = ObjectId(self._hasher.digest())
+        if len(self._rows) > 1 or self._rows[0][0] == _HOLE:
+            manifest = _write_manifest(self._batch, file_id, self._rows)
+            self._batch.name_manifest(file_id, manifest)
+        return file_id, self._offset
+
+    def _next_length(self) -> int:
+        length = PIECE_MAX
+        cut = next((cut for cut in self._cuts if cut > self._offset), None)
+        while self._cuts and self._cuts[0] <= self._offset:
+            self._cuts.pop(0)
+        if cut is not None:
+            length = min(length, cut - self._offset)
+        if self._sparse:
+            hole = _seek(self._fd, self._offset, os.SEEK_HOLE)
+            while hole is not None and hole < self._size:
+                end = _seek(self._fd, hole, os.SEEK_DATA) or self._size
+                if end - hole >= HOLE_MIN:
+                    return min(length, hole - self._offset) or length
+                hole = _seek(self._fd, end, os.SEEK_HOLE)
+        return length
+
+    def _read(self, length: int) -> int:
+        done = 0
+        while done < length:
+            part = self._buffer[done:length]
+            if self._regular:
+                count = os.preadv(self._fd, [part], self._offset + done)
+            else:
+                count = os.readv(self._fd, [part])
+            if not count:
+                break
+            done += count
+        return done
+
+    def _take(self, data: memoryview) -> None:
+        self._hasher.update(data)
+        self._rows.append((self._batch.add_piece(data), len(data)))
+        self._offset += len(data)
+
+    def _take_hole(self) -> bool:
+        if self._offset >= self._size:
+            return False
+        data = _seek(self._fd, self._offset, os.SEEK_DATA)
+        end = self._size if data is None else data
+        if end - self._offset < HOLE_MIN:
+            return False
+        _hash_zeros(self._hasher, end - self._offset)
+        self._rows.append((_HOLE, end - self._offset))
+        self._offset = end
+        return True
+
+
+def _cuts_of(batch: Batch, previous: ObjectId | None) -> list[int]:
+    """Where an earlier version was cut other than every 4 MiB."""
+    if previous is None or previous == EMPTY_FILE_ID:
+        return []
+    location = batch.locate(previous)
+    if location is None or location.kind is not RecordKind.MANIFEST:
+        return []
+    cuts = [offset + n for offset, _, n in pieces(batch, load_manifest(batch, previous))]
+    return [] if all(cut % PIECE_MAX == 0 for cut in cuts[:-1]) else cuts
+
+
+def _seek(fd: int, offset: int, whence: int) -> int | None:
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError:
+        return None  # ENXIO: no data, or no hole, behind this
+
+
+_ZEROS = bytes(MIB)
+
+
+def _hash_zeros(hasher: blake3, count: int) -> None:
+    while count:
+        part = min(count, len(_ZEROS))
+        hasher.update(_ZEROS if part == len(_ZEROS) else _ZEROS[:part])
+        count -= part
+
+
+# Reading
+
+
+class Content:
+    """An open file of the store: immutable, readable at any offset from any thread.
+
+    Each piece is checked against its hash when a part of it is first read in this process.
+    """
+
+    __slots__ = ("_location", "_manifest", "_objects", "_pieces", "id", "size")
+
+    def __init__(self, objects: ObjectStore, entry: Entry) -> None:
+        """Raises NotFound, Corrupt."""
+        self._objects = objects
+        self.id, self.size = entry.id, entry.size
+        self._manifest: Manifest | None = None
+        self._location: Location | None = None
+        self._pieces: dict[ObjectId, Location] = {}
+        if self.size:
+            location = objects.locate(entry.id)
+            if location is None:
+                raise NotFound(f"the data of a file ({entry.id.hex()}) is not in the store")
+            if location.kind is RecordKind.MANIFEST:
+                self._manifest = load_manifest(objects, entry.id)
+            else:
+                self._location = location
+            found = self._manifest.size if self._manifest else location.length
+            if found != self.size:
+                raise Corrupt(f"a file ({entry.id.hex()}) has {found} bytes where its directory says {self.size}")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes at `offset`; fewer only at the end. May wait for the disk. Raises Corrupt, NotFound."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        if self._location is not None:
+            return self._read_piece(self.id, self._location, offset, size)
+        parts = [
+            bytes(count) if id is None else self._read_piece(id, self._locate(id), at, count)
+            for id, at, count in self._spans(offset, size)
+        ]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        """As `read`, but None when that would wait for the disk or for hashing more than 128 KiB."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        if self._location is not None:
+            return self._read_piece_nowait(self.id, self._location, offset, size)
+        parts = []
+        for id, at, count in self._spans(offset, size):
+            part = bytes(count) if id is None else self._read_piece_nowait(id, self._locate(id), at, count)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _spans(self, offset: int, size: int) -> Iterator[tuple[ObjectId | None, int, int]]:
+        """Piece id (None: a hole), offset inside it and count, for a range."""
+        assert self._manifest is not None
+        end = offset + size
+        while offset < end:
+            node, start = self._manifest, 0
+            i = node.index_at(offset)
+            while node.level:
+                start += node.starts[i]
+                node = load_manifest(self._objects, node.ids[i])
+                i = node.index_at(offset - start)
+            at = offset - start - node.starts[i]
+            count = min(end - offset, node.length(i) - at)
+            yield None if node.ids[i] == _HOLE else node.ids[i], at, count
+            offset += count
+
+    def _locate(self, id: ObjectId) -> Location:
+        location = self._pieces.get(id)
+        if location is None:
+            location = self._objects.locate(id)
+            if location is None:
+                raise NotFound(f"a piece ({id.hex()}) of the file {self.id.hex()} is not in the store")
+            if len(self._pieces) > 4096:
+                self._pieces.clear()
+            self._pieces[id] = location
+        return location
+
+    def _read_piece(self, id: ObjectId, location: Location, at: int, count: int) -> bytes:
+        segment = self._objects.segment(location.segment)
+        if id in self._objects.verified:
+            return segment.read(location.offset + at, count)
+        whole = segment.read(location.offset, location.length)
+        self._check(id, whole, location)
+        return whole if count == len(whole) else whole[at : at + count]
+
+    def _read_piece_nowait(self, id: ObjectId, location: Location, at: int, count: int) -> bytes | None:
+        verified = id in self._objects.verified
+        if not verified:
+            if location.length > _NOWAIT_VERIFY_MAX:
+                return None
+            at_piece, wanted = 0, location.length
+        else:
+            at_piece, wanted = at, count
+        data = bytearray(wanted)
+        segment = self._objects.segment(location.segment)
+        try:
+            if os.preadv(segment.fd, [data], location.offset + at_piece, os.RWF_NOWAIT) != wanted:
+                return None
+        except OSError:  # EAGAIN: not in the page cache; EOPNOTSUPP: a filesystem that cannot say
+            return None
+        if not verified:
+            self._check(id, data, location)
+            return bytes(data[at : at + count])
+        return bytes(data)
+
+    def _check(self, id: ObjectId, whole: bytes | bytearray, location: Location) -> None:
+        if hash_bytes(whole) != id:
+            raise Corrupt(
+                f"the data of a file is damaged: piece {id.hex()}, segment {location.segment:08x}, "
+                f"byte {location.offset}",
+                hint="restore the store's segment from a copy",
+            )
+        verified = self._objects.verified
+        if len(verified) >= _VERIFIED_MAX:
+            verified.clear()
+        verified.add(id)
+
+
+def open_content(objects: ObjectStore, entry: Entry) -> Content:
+    """Open a file for reading. Raises NotFound, Corrupt."""
+    return Content(objects, entry)
+
+
+def read_small(objects: Reader, entry: Entry, limit: int = 16 * MIB) -> bytes:
+    """All bytes of a file that is known to be small. Raises Corrupt when it is larger than `limit` bytes."""
+    if entry.size > limit:
+        raise Corrupt(f"a file of {entry.size} bytes stands where at most {limit} are expected")
+    if not entry.size:
+        return b""
+    location = objects.locate(entry.id)
+    if location is not None and location.kind is RecordKind.MANIFEST:
+        manifest = load_manifest(objects, entry.id)
+        return b"".join(
+            bytes(n) if id is None else objects.get(id) for _, id, n in pieces(objects, manifest)
+        )
+    return objects.get(entry.id)

@@ -1,0 +1,131 @@
+"""Reading directories: look up, list, walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pfsmount.ids import EntryName, ObjectId, RepoPath
+from pfsmount.objects.hashing import HashKind, hash_bytes
+from pfsmount.objects.store import Reader
+from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.node import Child, Node, content_of_node, encode_node, load_node
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySummary:
+    """A directory's contents without its own attributes."""
+
+    id: ObjectId
+    content_id: ObjectId
+    entries: int
+    files: int
+    size: int
+
+    @classmethod
+    def of(cls, root: Child) -> DirectorySummary:
+        """From the root node as a parent would name it."""
+        return cls(root.id, root.content_id, root.entries, root.files, root.bytes_below)
+
+
+_EMPTY_NODE = encode_node(0, ())
+EMPTY_DIRECTORY = DirectorySummary(
+    hash_bytes(_EMPTY_NODE, HashKind.NODE), content_of_node(0, ()), 0, 0, 0
+)
+_EMPTY = Node(_EMPTY_NODE)
+
+
+def directory_entry(
+    summary: DirectorySummary,
+    *,
+    mode: int = 0o755,
+    uid: int = 0,
+    gid: int = 0,
+    mtime_ns: int = 0,
+    xattrs: bytes = b"",
+    xattrs_id: ObjectId | None = None,
+) -> Entry:
+    """The entry of a directory with these contents."""
+    return Entry(
+        Kind.DIRECTORY,
+        mode & 0o7777,
+        uid,
+        gid,
+        mtime_ns,
+        summary.size,
+        summary.id,
+        summary.content_id,
+        summary.files,
+        None,
+        xattrs,
+        xattrs_id,
+    )
+
+
+def load_directory(objects: Reader, directory: ObjectId) -> Node:
+    """The root node of a directory. The empty one need not be stored. Raises NotFound, Corrupt."""
+    return _EMPTY if directory == EMPTY_DIRECTORY.id else load_node(objects, directory)
+
+
+def lookup(objects: Reader, directory: ObjectId, name: bytes) -> Entry | None:
+    """The entry of that name, or None. Raises NotFound, Corrupt when the store is damaged."""
+    node = load_directory(objects, directory)
+    while True:
+        i = node.position(name)
+        if i == len(node.names):
+            return None
+        if not node.level:
+            return node.entry(i) if node.names[i] == name else None
+        node = load_node(objects, node.child(i).id)
+
+
+def entries(
+    objects: Reader, directory: ObjectId, after: bytes = b""
+) -> Iterator[tuple[EntryName, Entry]]:
+    """The entries whose names follow `after`, in bytewise order; nodes are read as they are reached."""
+    stack = [_from(load_directory(objects, directory), after)]
+    while stack:
+        node, i = stack.pop()
+        if not node.level:
+            for j in range(i, len(node.names)):
+                yield EntryName(node.names[j]), node.entry(j)
+        elif i < len(node.names):
+            stack.append((node, i + 1))
+            stack.append(_from(load_node(objects, node.child(i).id), after))
+
+
+def _from(node: Node, after: bytes) -> tuple[Node, int]:
+    i = node.position(after)
+    if not node.level and i < len(node.names) and node.names[i] == after:
+        i += 1
+    return node, i
+
+
+def find(objects: Reader, root: Entry, path: RepoPath) -> Entry | None:
+    """The entry at a path below `root` (itself for the empty path); None also when a file is in the way."""
+    entry: Entry | None = root
+    for name in path:
+        if entry is None or entry.kind is not Kind.DIRECTORY:
+            return None
+        entry = lookup(objects, entry.id, name)
+    return entry
+
+
+def walk(
+    objects: Reader, root: Entry, path: RepoPath = ()
+) -> Iterator[tuple[RepoPath, Entry]]:
+    """`root` and everything below it, depth first, each directory before its entries, in bytewise order."""
+    stack: list[Iterator[tuple[RepoPath, Entry]]] = [iter(((path, root),))]
+    while stack:
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+            continue
+        yield step
+        if step[1].kind is Kind.DIRECTORY:
+            stack.append(_below(objects, *step))
+
+
+def _below(objects: Reader, path: RepoPath, entry: Entry) -> Iterator[tuple[RepoPath, Entry]]:
+    for name, child in entries(objects, entry.id):
+        yield (*path, name), child

@@ -1,0 +1,267 @@
+"""Making directories: from sorted entries, from changes to a directory, from changes to paths.
+
+An edit works level by level, leaves first. At a level it rewrites each node that a change falls into, and goes on into the next
+node until a new node ends where an old one did; the replaced and new nodes are the changes of the level above. So it touches only the
+nodes on the paths of the changes, and the result is the one that a build from scratch gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pfsmount.errors import NotADirectory
+from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
+from pfsmount.objects.store import Batch, Reader
+from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, load_directory, lookup
+from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.node import (
+    NODE_ENTRIES_MAX,
+    Child,
+    Item,
+    Node,
+    ends_node,
+    entry_item,
+    load_node,
+    write_node,
+)
+
+_Changes = dict[bytes, Item | None]
+
+
+class DirectoryBuilder:
+    """Builds one level and all above it from items in name order, keeping one open node a level."""
+
+    def __init__(self, batch: Batch, level: int = 0) -> None:
+        self._batch = batch
+        self._base = level
+        self._open: list[list[Item]] = [[]]
+        self._done: list[Child | None] = [None]
+        self._counts = [0]
+
+    def add(self, item: Item) -> None:
+        """Add the next item."""
+        self._add(0, item)
+
+    def _add(self, above: int, item: Item) -> None:
+        items = self._open[above]
+        items.append(item)
+        if ends_node(item.name, self._base + above, len(items)):
+            self._close(above)
+
+    def _close(self, above: int) -> None:
+        child = write_node(self._batch, self._base + above, self._open[above])
+        self._open[above] = []
+        self._counts[above] += 1
+        self._done[above] = child
+        if above + 1 == len(self._open):
+            self._open.append([])
+            self._done.append(None)
+            self._counts.append(0)
+        self._add(above + 1, child)
+
+    def finish(self) -> Child:
+        """The root: the only node of the lowest level that has one."""
+        above = 0
+        while True:
+            if self._open[above]:
+                if not self._counts[above]:
+                    return write_node(self._batch, self._base + above, self._open[above])
+                self._close(above)
+            done = self._done[above]
+            if self._counts[above] == 1 and done is not None:
+                return done
+            if not self._counts[above]:
+                return write_node(self._batch, 0, ())
+            above += 1
+
+
+def build_directory(batch: Batch, items: Iterable[tuple[bytes, Entry]]) -> DirectorySummary:
+    """A directory from its entries in bytewise order of their names."""
+    builder = DirectoryBuilder(batch)
+    for name, entry in items:
+        builder.add(entry_item(name, entry))
+    return DirectorySummary.of(builder.finish())
+
+
+class _LevelCursor:
+    """Goes over the nodes of one level of a directory, from left to right."""
+
+    def __init__(self, objects: Reader, root: Node, level: int) -> None:
+        self._objects, self._root, self._level = objects, root, level
+        self._path: list[tuple[Node, int]] = []
+        self.node = root
+
+    def seek(self, name: bytes) -> None:
+        """Go to the node into which `name` belongs."""
+        self._path = []
+        self._descend(self._root, name)
+
+    def _descend(self, node: Node, name: bytes) -> None:
+        while node.level > self._level:
+            i = min(node.position(name), len(node.names) - 1)
+            self._path.append((node, i))
+            node = load_node(self._objects, node.child(i).id)
+        self.node = node
+
+    def next(self) -> bool:
+        """Go to the next node; False when this is the last."""
+        while self._path:
+            node, i = self._path.pop()
+            if i + 1 < len(node.names):
+                self._path.append((node, i + 1))
+                self._descend(load_node(self._objects, node.child(i + 1).id), b"")
+                return True
+        return False
+
+    @property
+    def is_last(self) -> bool:
+        return all(i + 1 == len(node.names) for node, i in self._path)
+
+
+def edit_directory(
+    batch: Batch, directory: ObjectId, changes: Mapping[EntryName, Entry | None]
+) -> DirectorySummary:
+    """The directory with some entries set (or removed, None).
+
+    Removing what is not there does nothing. Cost: the changes times the depth.
+    """
+    root = load_directory(batch, directory)
+    level_changes: _Changes = {
+        name: None if entry is None else entry_item(name, entry) for name, entry in changes.items()
+    }
+    for level in range(root.level):
+        level_changes = _edit_level(batch, _LevelCursor(batch, root, level), level, level_changes)
+    builder = DirectoryBuilder(batch, root.level)
+    for item, _ in _merge(root, sorted(level_changes.items())):
+        builder.add(item)
+    return DirectorySummary.of(_lowest_single(batch, builder.finish()))
+
+
+def _lowest_single(batch: Batch, root: Child) -> Child:
+    """Step down while a node has one child only: the root is the lowest level that has one node."""
+    node = load_directory(batch, root.id)
+    while node.level and len(node) == 1:
+        root = node.child(0)
+        node = load_node(batch, root.id)
+    return root
+
+
+def _edit_level(batch: Batch, cursor: _LevelCursor, level: int, changes: _Changes) -> _Changes:
+    todo = sorted(changes.items())
+    at = 0
+    above: _Changes = {}
+    while at < len(todo):
+        cursor.seek(todo[at][0])
+        open_items: list[Item] = []
+        while True:
+            node = cursor.node
+            above[node.names[-1]] = None
+            stop = len(todo)
+            if not cursor.is_last:
+                stop = _first_above(todo, at, node.names[-1])
+            for item, is_old in _merge(node, todo[at:stop]):
+                open_items.append(item)
+                # an old item inside its node did not end it before, and does not now unless the node is full
+                if (not is_old or len(open_items) >= NODE_ENTRIES_MAX or item.name == node.names[-1]) and ends_node(
+                    item.name, level, len(open_items)
+                ):
+                    above[item.name] = write_node(batch, level, open_items)
+                    open_items = []
+            at = stop
+            if not open_items:
+                break
+            if not cursor.next():
+                above[open_items[-1].name] = write_node(batch, level, open_items)
+                break
+    return above
+
+
+def _first_above(todo: list[tuple[bytes, Item | None]], at: int, name: bytes) -> int:
+    while at < len(todo) and todo[at][0] <= name:
+        at += 1
+    return at
+
+
+def _merge(node: Node, changes: list[tuple[bytes, Item | None]]) -> Iterator[tuple[Item, bool]]:
+    """The node's items with changes applied, in order; True marks items that were there before."""
+    i, count = 0, len(node.names)
+    for name, change in changes:
+        stop = node.position(name)
+        while i < stop:
+            yield node.item(i), True
+            i += 1
+        if i < count and node.names[i] == name:
+            i += 1
+        if change is not None:
+            yield change, False
+    while i < count:
+        yield node.item(i), True
+        i += 1
+
+
+def replace_contents(entry: Entry, summary: DirectorySummary) -> Entry:
+    """A directory's entry with other contents and the same attributes."""
+    return entry.replace(
+        id=summary.id, content_id=summary.content_id, files=summary.files, size=summary.size
+    )
+
+
+def edit_paths(
+    batch: Batch, root: Entry, changes: Mapping[RepoPath, Entry | None], *, parent: Entry | None = None
+) -> Entry:
+    """The tree `root` with entries set (or removed, None) at paths.
+
+    A change at a path counts before changes below it. Missing directories on the way are made with the attributes of
+    `parent` (default: those of `root`). Raises NotADirectory when a path runs through a file that no change removes.
+    """
+    if not changes:
+        return root
+    template = (root if parent is None else parent).replace(xattrs=b"", xattrs_id=None)
+    return _edit_below(batch, root, (), sorted(changes.items()), template)
+
+
+def _edit_below(
+    batch: Batch, directory: Entry, path: RepoPath, changes: list[tuple[RepoPath, Entry | None]], template: Entry
+) -> Entry:
+    depth = len(path)
+    if changes and len(changes[0][0]) == depth:
+        own = changes[0][1]
+        changes = changes[1:]
+        if own is None and not changes:
+            own = replace_contents(directory, EMPTY_DIRECTORY)
+        directory = own if own is not None else replace_contents(template, EMPTY_DIRECTORY)
+    if not changes:
+        return directory
+    if directory.kind is not Kind.DIRECTORY:
+        raise NotADirectory(f"{display(path_bytes(path))} is not a directory")
+    here: dict[EntryName, Entry | None] = {}
+    at = 0
+    while at < len(changes):
+        name = changes[at][0][depth]
+        stop = at
+        while stop < len(changes) and changes[stop][0][depth] == name:
+            stop += 1
+        group = changes[at:stop]
+        at = stop
+        if len(group) == 1 and len(group[0][0]) == depth + 1:
+            here[name] = group[0][1]
+            continue
+        old = lookup(batch, directory.id, name)
+        if old is None:
+            if all(change is None for _, change in group):
+                continue
+            old = replace_contents(template, EMPTY_DIRECTORY)
+        here[name] = _edit_below(batch, old, (*path, name), group, template)
+    if not here:
+        return directory
+    return replace_contents(directory, edit_directory(batch, directory.id, here))
+
+
+__all__ = [
+    "DirectoryBuilder",
+    "build_directory",
+    "directory_entry",
+    "edit_directory",
+    "edit_paths",
+    "replace_contents",
+]

@@ -1,0 +1,179 @@
+"""One entry of a directory, and its encoding in a leaf node.
+
+Fixed part, 64 bytes, little-endian:
+
+| kind u8 | flags u8 | mode u16 | uid u32 | gid u32 | mtime i64 s, u32 ns | size u64 | id 32 |
+
+Extra part (after the name in the node's tail): a directory's content id (32) and file count u64; a symlink's target (u16 length,
+bytes); then extended attributes, inline (u16 length, encoding; flag 1) or by id (32; flag 2).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.ids import ID_BYTES, ObjectId
+from pfsmount.objects.hashing import hash_bytes
+
+FIXED = struct.Struct("<BBHIIqIQ32s")
+_DIRECTORY = struct.Struct("<32sQ")
+_LENGTH = struct.Struct("<H")
+_INLINE, _BY_ID = 1, 2
+XATTRS_INLINE_MAX = 512
+TARGET_MAX = 4095
+EMPTY_FILE_ID = hash_bytes(b"")
+_NS = 1_000_000_000
+
+
+class Kind(enum.IntEnum):
+    """What an entry is; the value is stored."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+
+
+_KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY, 3: Kind.SYMLINK}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, directory or symlink without its name."""
+
+    kind: Kind
+    mode: int
+    """Permission bits, 07777."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    """Bytes: of a file, of all files below a directory, of a symlink's target."""
+    id: ObjectId
+    """File: BLAKE3 of its bytes; directory: its root node; symlink: BLAKE3 of the target."""
+    content_id: ObjectId | None = None
+    """Directories: hash of names, kinds, exec bits and contents below."""
+    files: int = 0
+    """Directories: files and symlinks below."""
+    target: bytes | None = None
+    xattrs: bytes = b""
+    """Encoded extended attributes of at most 512 bytes (`tree.xattrs`)."""
+    xattrs_id: ObjectId | None = None
+
+    @property
+    def content(self) -> ObjectId:
+        """What the content id of the parent says about this entry: file id, directory content id or target hash."""
+        return self.id if self.content_id is None else self.content_id
+
+    @property
+    def is_directory(self) -> bool:
+        return self.kind is Kind.DIRECTORY
+
+    @property
+    def executable(self) -> bool:
+        """The one bit of the mode that the content id covers."""
+        return self.kind is Kind.FILE and bool(self.mode & 0o100)
+
+    def same_content(self, other: Entry) -> bool:
+        """True when names, kinds, exec bits and contents are equal; owners, times and modes may differ."""
+        return (
+            self.kind is other.kind and self.content == other.content and self.executable == other.executable
+        )
+
+    def encode(self) -> tuple[bytes, bytes]:
+        """The fixed part and the extra part."""
+        flags = _INLINE if self.xattrs else _BY_ID if self.xattrs_id is not None else 0
+        seconds, ns = divmod(self.mtime_ns, _NS)
+        fixed = FIXED.pack(
+            self.kind, flags, self.mode, self.uid, self.gid, seconds, ns, self.size, self.id
+        )
+        extra = b""
+        if self.kind is Kind.DIRECTORY:
+            assert self.content_id is not None
+            extra = _DIRECTORY.pack(self.content_id, self.files)
+        elif self.kind is Kind.SYMLINK:
+            assert self.target is not None
+            extra = _LENGTH.pack(len(self.target)) + self.target
+        if self.xattrs:
+            extra += _LENGTH.pack(len(self.xattrs)) + self.xattrs
+        elif self.xattrs_id is not None:
+            extra += self.xattrs_id
+        return fixed, extra
+
+    def replace(self, **changes: object) -> Entry:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def decode_entry(fixed: bytes, extra: bytes) -> Entry:
+    """The entry with these parts. Raises Corrupt."""
+    try:
+        kind_number, flags, mode, uid, gid, seconds, ns, size, id = FIXED.unpack(fixed)
+        kind = _KINDS[kind_number]
+        mtime_ns = seconds * _NS + ns
+        if kind is Kind.FILE and not flags:
+            if extra:
+                raise ValueError
+            return Entry(kind, mode, uid, gid, mtime_ns, size, id)
+        return _decode_extra(Entry(kind, mode, uid, gid, mtime_ns, size, id), flags, extra)
+    except (struct.error, KeyError, ValueError):
+        raise Corrupt("a directory entry is damaged") from None
+
+
+def _decode_extra(entry: Entry, flags: int, extra: bytes) -> Entry:
+    content_id, files, target, xattrs, xattrs_id = None, 0, None, b"", None
+    at = 0
+    if entry.kind is Kind.DIRECTORY:
+        content_id, files = _DIRECTORY.unpack_from(extra)
+        at = _DIRECTORY.size
+    elif entry.kind is Kind.SYMLINK:
+        (length,) = _LENGTH.unpack_from(extra)
+        at = 2 + length
+        target = extra[2:at]
+    if flags & _INLINE:
+        (length,) = _LENGTH.unpack_from(extra, at)
+        xattrs = extra[at + 2 : at + 2 + length]
+        at += 2 + length
+    elif flags & _BY_ID:
+        xattrs_id = ObjectId(extra[at : at + ID_BYTES])
+        at += ID_BYTES
+    if at != len(extra):
+        raise ValueError
+    return Entry(
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.mtime_ns,
+        entry.size,
+        entry.id,
+        content_id,
+        files,
+        target,
+        xattrs,
+        xattrs_id,
+    )
+
+
+def file_entry(
+    id: ObjectId, size: int, *, mode: int = 0o644, uid: int = 0, gid: int = 0, mtime_ns: int = 0
+) -> Entry:
+    """A regular file."""
+    return Entry(Kind.FILE, mode & 0o7777, uid, gid, mtime_ns, size, id)
+
+
+@lru_cache(maxsize=256)
+def _target_id(target: bytes) -> ObjectId:
+    return hash_bytes(target)
+
+
+def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> Entry:
+    """A symlink. Raises InvalidInput for a target that no kernel takes."""
+    if not 0 < len(target) <= TARGET_MAX or b"\0" in target:
+        raise InvalidInput(f"a symlink's target has 1 to {TARGET_MAX} bytes, this one {len(target)}")
+    return Entry(
+        Kind.SYMLINK, 0o777, uid, gid, mtime_ns, len(target), _target_id(target), target=target
+    )

@@ -1,0 +1,178 @@
+"""The interface of all executors: one command, over the files of one datum, to its end.
+
+An executor opens workers; a worker runs tasks one after another, and is kept while there is work, because opening one is what
+costs. `memory` holds the twin that upper layers are tested with; `tests/contracts/test_executor.py` is the contract.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pfsmount.errors import PfsError, Retry, Unavailable
+
+RESERVED_TARGET = b"out"
+
+# Directories that lead to binds are made for the datum. Their time must be the same in every run; the year 2000 is one that
+# all archive formats can hold.
+MADE_MTIME_NS = 946_684_800 * 10**9
+
+
+class ExecutorError(PfsError):
+    """The executor, not the command, failed."""
+
+
+class ExecutorUnavailable(ExecutorError, Unavailable):
+    """This executor cannot work on this machine; the message says why and the hint what to do."""
+
+
+class TaskRefused(ExecutorError):
+    """The command was not started: what the task names is missing, or cannot be mounted. The worker can go on."""
+
+
+class WorkerLost(ExecutorError):
+    """What became of the command is not known, because what watched it died or hangs; nothing of it goes on running."""
+
+    retry = Retry.TRANSIENT
+
+
+class Reason(enum.StrEnum):
+    """How a command ended, or why it was not started."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"
+    NOT_FOUND = "not_found"
+    NOT_EXECUTABLE = "not_executable"
+    NO_CWD = "no_cwd"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """One file or directory of the host, with all that is mounted below it, shown at `/pfs/<target>`.
+
+    `source` is absolute. Where it is itself a symlink, the datum gets that same symlink, not what it points to.
+    """
+
+    source: bytes
+    target: bytes
+    read_only: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.source.startswith(b"/") or b"\0" in self.source:
+            raise ValueError(f"not an absolute path: {self.source!r}")
+        if b"\0" in self.target or any(part in (b"", b".", b"..") for part in self.target.split(b"/")):
+            raise ValueError(f"not a path below /pfs: {self.target!r}")
+        if self.target.split(b"/")[0] == RESERVED_TARGET:
+            raise ValueError("/pfs/out is the output")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One command over one datum.
+
+    The command sees `/pfs` with `binds` and an output directory, and nothing else there; fresh `/tmp`, `/var/tmp` and
+    `/dev/shm`; of the host's what the executor says. No bind lies inside another. A name with a slash in `argv[0]` is
+    relative to `cwd`; one without is looked up in the PATH of `env`.
+    """
+
+    binds: Sequence[Bind]
+    out: Path  # an empty directory of the host, shown writable at /pfs/out
+    argv: Sequence[str | bytes]
+    env: Mapping[str, str]  # the whole environment
+    cwd: Path
+    log: Path  # stdout and stderr are appended to it as they are written; the rest of the path exists
+    stdin: bytes | None = None  # None: /dev/null
+    timeout: float | None = None  # seconds
+    # Paths that stay as they are on the host although they lie beneath a fresh directory. What does not exist is passed by.
+    keep_visible: Sequence[Path] = field(default=())
+    hermetic: bool = False  # no network but a loopback of its own
+
+    def __post_init__(self) -> None:
+        if not self.argv:
+            raise ValueError("no command")
+        check_no_nul(self.argv)
+        check_no_nul(self.env)
+        check_no_nul(self.env.values())
+        for name in self.env:
+            if not name or "=" in name:
+                raise ValueError(f"not a name of an environment variable: {name!r}")
+        for path in (self.out, self.cwd, self.log):
+            if not path.is_absolute():
+                raise ValueError(f"not an absolute path: {os.fspath(path)!r}")
+        check_disjoint([bind.target for bind in self.binds])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended.
+
+    `exit_code` is what a shell would have in `$?` where the command was not started (127, 126); it is None after a signal
+    or a timeout. `message` says what `reason` alone does not, and was also written to the log where the command itself
+    could not write there. Times are ns since the epoch; `max_rss` is in bytes, of the largest process, and is not below
+    what the executor's own process takes (≈ 12 MiB).
+    """
+
+    reason: Reason
+    exit_code: int | None
+    signal: int | None
+    message: str
+    started_ns: int
+    ended_ns: int
+    max_rss: int
+    user_s: float
+    system_s: float
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is Reason.OK
+
+
+class Worker(Protocol):
+    async def run(self, task: Task) -> Outcome:
+        """Runs one task to its end; a second one at the same time is RuntimeError.
+
+        When it returns, raises or is cancelled, no process of the command is left, and nothing that it was given is
+        mounted any more. After a cancellation the worker can run the next task.
+
+        Raises TaskRefused (the command was not started) and WorkerLost (this worker raises it from now on).
+        """
+        ...
+
+
+class Executor(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def open_worker(self) -> AbstractAsyncContextManager[Worker]:
+        """A worker, ready to run; nothing of it is left when the context ends. Raises ExecutorUnavailable."""
+        ...
+
+    async def preflight(self) -> tuple[str, ...]:
+        """Why this executor cannot work here: one line for each obstacle, with what to do. Empty: it works."""
+        ...
+
+
+def check_no_nul(values: Iterable[str | bytes]) -> None:
+    for value in values:
+        if "\0" in value if isinstance(value, str) else b"\0" in value:
+            raise ValueError(f"the kernel cannot pass a NUL byte: {value!r}")
+
+
+def check_disjoint(targets: Sequence[bytes]) -> None:
+    """No target twice, none inside another: its mount point would have to be made in the other's source."""
+    known = set(targets)
+    if len(known) != len(targets):
+        raise ValueError("two binds have one target")
+    for target in targets:
+        at = target.find(b"/")
+        while at >= 0:
+            if target[:at] in known:
+                raise ValueError(f"{target!r} lies inside another bind, {target[:at]!r}")
+            at = target.find(b"/", at + 1)

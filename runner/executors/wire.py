@@ -1,0 +1,93 @@
+"""What the runner and its worker processes say to each other: frames over a socket, and over a pipe from each datum.
+
+A frame is the length of its body (8 bytes, big-endian) and the body, a value in Python's marshal format. Both ends are
+always one interpreter (the worker is started with `sys.executable`), so marshal's format cannot differ; it keeps bytes as
+they are, and importing json would cost each worker a third of its start-up time.
+
+The types of the values exist for the type checker only: `typing` is too slow to be imported here.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, TypedDict
+
+    class Order(TypedDict):
+        """Runner to worker: run this datum. All paths are the host's; targets are relative to /pfs."""
+
+        binds: list[tuple[bytes, bytes, bool]]  # source, target, read-only
+        out: bytes
+        argv: list[bytes]
+        env: dict[bytes, bytes]
+        cwd: bytes
+        stdin: bytes | None
+        log: bytes
+        timeout: float | None  # seconds
+        keep_visible: list[bytes]
+        hermetic: bool
+        made_mtime_ns: int  # of the directories that lead to the binds
+
+    class Result(TypedDict):
+        """Worker to runner: how the command ended. Times are ns since the epoch, memory is bytes."""
+
+        reason: str
+        exit_code: int | None
+        signal: int | None
+        message: str
+        started_ns: int
+        ended_ns: int
+        max_rss: int
+        user_s: float
+        system_s: float
+
+    class Reply(TypedDict):
+        """Worker to runner: the one answer to each `Order`. One of `result` and `error` is not None."""
+
+        result: Result | None
+        error: str | None  # why the command was not run, or what became of it is not known
+        usable: bool  # whether the worker can take another order
+
+    class Report(TypedDict):
+        """A datum's PID 1 to its worker: `started`, then one of the others."""
+
+        kind: Literal["started", "ended", "not_run", "error"]
+        at_ns: int
+        status: int  # of `ended`: as wait(2) gives it
+        own_user_s: float  # of `ended`: what PID 1 itself has used, which is not the command's
+        own_system_s: float
+        reason: str  # of `not_run`
+        exit_code: int  # of `not_run`
+        message: str  # of `not_run` and `error`
+
+
+LENGTH_SIZE = 8
+KILL = "kill"  # runner to worker, while an order runs; ignored when it comes too late
+
+
+def pack(value: object) -> bytes:
+    body = marshal.dumps(value)
+    return len(body).to_bytes(LENGTH_SIZE, "big") + body
+
+
+def take(buffer: bytearray) -> Any:
+    """The first whole frame's value, removed from `buffer`; None when there is no whole frame yet."""
+    if len(buffer) < LENGTH_SIZE:
+        return None
+    end = LENGTH_SIZE + int.from_bytes(buffer[:LENGTH_SIZE], "big")
+    if len(buffer) < end:
+        return None
+    with memoryview(buffer) as view:
+        value = marshal.loads(view[LENGTH_SIZE:end])
+    del buffer[:end]
+    return value
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Blocks until all is written. A reader that is gone is BrokenPipeError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
