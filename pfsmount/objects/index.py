@@ -31,6 +31,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import lmdb
 
@@ -66,8 +67,7 @@ class Transaction:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The value at `key`, or None."""
-        value: bytes | None = self._txn.get(key, db=self._tables[table])
-        return value
+        return _bytes(self._txn.get(key, db=self._tables[table]))
 
     def put(self, table: Table, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
         """Store a value; False when it was there and `overwrite` is off."""
@@ -82,7 +82,7 @@ class Transaction:
         with self._txn.cursor(db=self._tables[table]) as cursor:
             if not cursor.set_range(max(prefix, start)):
                 return
-            for key, value in cursor:
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
                 if not key.startswith(prefix):
                     return
                 yield key, value
@@ -90,7 +90,7 @@ class Transaction:
     def last(self, table: Table) -> tuple[bytes, bytes] | None:
         """The pair with the greatest key, or None."""
         with self._txn.cursor(db=self._tables[table]) as cursor:
-            return cursor.item() if cursor.last() else None
+            return cast("tuple[bytes, bytes]", cursor.item()) if cursor.last() else None
 
     def count(self, table: Table) -> int:
         """How many pairs a table has."""
@@ -157,8 +157,11 @@ class Index:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """One value, in a transaction of its own."""
         with self._env.begin(db=self._tables[table]) as txn:
-            value: bytes | None = txn.get(key)
-            return value
+            return _bytes(txn.get(key))
+
+
+def _bytes(value: bytes | memoryview | None) -> bytes | None:
+    return cast("bytes | None", value)  # environments are opened without buffers=True
 
 
 @contextmanager

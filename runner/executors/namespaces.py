@@ -88,9 +88,8 @@ def limit_capabilities(allowed: int) -> None:
 def build_view() -> Place:
     """The view, in a mount namespace of its own; the caller stays where it is."""
     host = Place.current()
-    # An IPC namespace is what each datum gets too: where it is refused, that shows now.
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.set_mounts(b"/", propagation=syscalls.MS_SLAVE, recursive=True)
+    chrooted = not _stop_telling_the_host()
     with os.scandir(b"/") as entries:
         copies = [(entry, _copy(entry)) for entry in entries if entry.name != b"pfs"]
     # Any directory serves as the mount point of the new root until it is the root; there is always a /proc.
@@ -101,43 +100,63 @@ def build_view() -> Place:
         _place(entry, tree)
     # What a command wrote in `/` itself would be seen by the next datum.
     syscalls.set_mounts(b".", read_only=True)
-    _become_root()
+    _become_root(chrooted)
     view = Place.current()
     host.enter()
     return view
+
+
+def _stop_telling_the_host() -> bool:
+    """Makes all mounts of this namespace slaves, so that neither mounts nor unmounts here reach the host.
+
+    In a chroot its root need not be a mount, and the mounts above are out of reach: then only the one place that is mounted
+    on here is cut off, and False is returned.
+    """
+    try:
+        syscalls.set_mounts(b"/", propagation=syscalls.MS_SLAVE, recursive=True)
+    except OSError as error:
+        if error.errno != _EINVAL:
+            raise
+        syscalls.set_mounts(b"/proc", propagation=syscalls.MS_PRIVATE)
+        return False
+    return True
 
 
 def _copy(entry: os.DirEntry[bytes]) -> int | None:
     if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
         return None
     try:
-        return syscalls.clone_tree(entry.path, follow=False)
+        tree = syscalls.clone_tree(entry.path, follow=False)
     except OSError:
         return None  # unbindable, or a mount whose server died: an empty directory stands for it
+    syscalls.set_mounts(tree, propagation=syscalls.MS_SLAVE, recursive=True)
+    return tree
 
 
 def _place(entry: os.DirEntry[bytes], tree: int | None) -> None:
     """Puts one entry of the host's root into the current directory."""
     if entry.is_symlink():
-        os.symlink(os.readlink(b"/../" + entry.name), entry.name)
+        os.symlink(os.readlink(entry.path), entry.name)
     elif entry.is_dir(follow_symlinks=False):
         os.mkdir(entry.name, 0o755)
     elif entry.is_file(follow_symlinks=False):
-        os.close(os.open(entry.name, os.O_CREAT | os.O_WRONLY, 0o644))
+        os.mknod(entry.name, 0o644)
     if tree is not None:
         syscalls.attach_tree(tree, entry.name)
         os.close(tree)
 
 
-def _become_root() -> None:
+def _become_root(chrooted: bool) -> None:
     """Makes the tmpfs in the current directory the root of this namespace, and lets go of the old one."""
     try:
-        syscalls.pivot_root(b".", b".")  # the old root now lies on top of the new one, at the same place
+        if not chrooted:
+            syscalls.pivot_root(b".", b".")  # the old root now lies on top of the new one, at the same place
     except OSError as error:
-        if error.errno != _EINVAL:
+        if error.errno != _EINVAL:  # the kernel's first root, an initramfs, cannot be left
             raise
-        # The old root is the kernel's first one (an initramfs), or no mount at all (a chroot): go as switch_root does.
-        syscalls.mount(b".", b"/", None, syscalls.MS_MOVE)
+        chrooted = True
+    if chrooted:
+        # Moving it to `/` instead, as switch_root does, could put it there for the host as well.
         os.chroot(b".")
     else:
         syscalls.detach(b".")

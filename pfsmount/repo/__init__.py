@@ -1,0 +1,1 @@
+"""Commits, refs, history and worktrees over trees and objects."""

@@ -1,0 +1,197 @@
+"""Commits: their encoding, and moving along the first-parent chain.
+
+A commit is ASCII JSON with sorted keys and no blanks; its id is the hash of these bytes. Keys: `v`, `tree`, `parents`, `height`, `jump`,
+`message`, `author`, `time_ns`, `origin`, `provenance` (docs/FORMAT.md). Names that are not UTF-8 stand as lone surrogates, which JSON's
+`\\udcXX` carries, so any bytes survive.
+
+`jump` makes the N-th ancestor a matter of log N reads (skew-binary jump pointers, after Myers, "An applicative random-access
+stack", 1983): with parent p and j = jump(p), it is jump(j) when height(p) - height(j) = height(j) - height(jump(j)), else p.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pfsmount.errors import Corrupt, NotFound
+from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import HashKind, hash_bytes
+from pfsmount.objects.store import Reader
+from pfsmount.tree.entry import Entry, Kind
+
+_VERSION = 1
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An immutable version of a repo."""
+
+    id: ObjectId
+    tree: Entry
+    """The root directory with its attributes."""
+    parents: tuple[ObjectId, ...]
+    """The first is the one that `~` follows."""
+    height: int
+    """Commits before it on the first-parent chain."""
+    jump: ObjectId | None
+    message: str
+    author: str
+    time_ns: int
+    """Unix time in nanoseconds."""
+    origin: Mapping[str, Any]
+    """How it came about: `how` (put, mount, job, cp, rm …) and what goes with that."""
+    provenance: Mapping[str, Any] | None = None
+    """What a job ran, on what; None for what a person did."""
+
+
+def dump_json(value: Any) -> str:
+    """The one JSON encoding of the format: ASCII, sorted keys, no blanks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def dump_root(entry: Entry) -> dict[str, Any]:
+    """A directory's entry as it stands in JSON."""
+    seconds, ns = divmod(entry.mtime_ns, _NS)
+    assert entry.content_id is not None
+    root: dict[str, Any] = {
+        "content": entry.content_id.hex(),
+        "files": entry.files,
+        "gid": entry.gid,
+        "id": entry.id.hex(),
+        "mode": entry.mode,
+        "mtime": [seconds, ns],
+        "size": entry.size,
+        "uid": entry.uid,
+    }
+    if entry.xattrs:
+        root["xattrs"] = base64.b64encode(entry.xattrs).decode("ascii")
+    if entry.xattrs_id is not None:
+        root["xattrs_id"] = entry.xattrs_id.hex()
+    return root
+
+
+def parse_root(root: Mapping[str, Any]) -> Entry:
+    """The reverse of `dump_root`. Raises KeyError, TypeError, ValueError."""
+    seconds, ns = root["mtime"]
+    xattrs_id = root.get("xattrs_id")
+    return Entry(
+        Kind.DIRECTORY,
+        int(root["mode"]),
+        int(root["uid"]),
+        int(root["gid"]),
+        int(seconds) * _NS + int(ns),
+        int(root["size"]),
+        _id(root["id"]),
+        _id(root["content"]),
+        int(root["files"]),
+        None,
+        base64.b64decode(root.get("xattrs", "")),
+        None if xattrs_id is None else _id(xattrs_id),
+    )
+
+
+def _id(text: str) -> ObjectId:
+    raw = bytes.fromhex(text)
+    if len(raw) != 32:
+        raise ValueError("an id has 32 bytes")
+    return ObjectId(raw)
+
+
+def encode_commit(
+    *,
+    tree: Entry,
+    parents: tuple[ObjectId, ...],
+    height: int,
+    jump: ObjectId | None,
+    message: str,
+    author: str,
+    time_ns: int,
+    origin: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None,
+) -> bytes:
+    """The bytes of a commit."""
+    value = {
+        "author": author,
+        "height": height,
+        "jump": None if jump is None else jump.hex(),
+        "message": message,
+        "origin": dict(origin),
+        "parents": [parent.hex() for parent in parents],
+        "provenance": None if provenance is None else dict(provenance),
+        "time_ns": time_ns,
+        "tree": dump_root(tree),
+        "v": _VERSION,
+    }
+    return dump_json(value).encode("ascii")
+
+
+def decode_commit(raw: bytes) -> Commit:
+    """The commit with these bytes. Raises Corrupt."""
+    try:
+        value = json.loads(raw)
+        if value["v"] != _VERSION:
+            raise Corrupt(f"a commit has version {value['v']}, which this pfs does not know")
+        jump = value["jump"]
+        return Commit(
+            hash_bytes(raw, HashKind.COMMIT),
+            parse_root(value["tree"]),
+            tuple(_id(parent) for parent in value["parents"]),
+            int(value["height"]),
+            None if jump is None else _id(jump),
+            str(value["message"]),
+            str(value["author"]),
+            int(value["time_ns"]),
+            value["origin"],
+            value["provenance"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Corrupt("a commit is damaged") from None
+
+
+def load_commit(objects: Reader, id: ObjectId) -> Commit:
+    """Read, verify and decode a commit, or take it from the cache. Raises NotFound, Corrupt."""
+    commit = objects.decoded.get(id)
+    if commit is None:
+        commit = decode_commit(objects.get(id))
+        objects.decoded.put(id, commit)
+    assert isinstance(commit, Commit)
+    return commit
+
+
+def chain_position(objects: Reader, parent: ObjectId | None) -> tuple[int, ObjectId | None]:
+    """Height and jump of a new commit on top of `parent`."""
+    if parent is None:
+        return 0, None
+    above = load_commit(objects, parent)
+    jump = above if above.jump is None else load_commit(objects, above.jump)
+    far = jump if jump.jump is None else load_commit(objects, jump.jump)
+    if above.height - jump.height == jump.height - far.height:
+        return above.height + 1, far.id
+    return above.height + 1, above.id
+
+
+def ancestor_at(objects: Reader, commit: Commit, height: int) -> Commit:
+    """The commit at `height` of the first-parent chain that ends in `commit`, in about 2·log2 reads.
+
+    Raises NotFound when the chain does not go there.
+    """
+    if not 0 <= height <= commit.height:
+        raise NotFound(f"the history of {commit.id.hex()[:12]} has {commit.height + 1} commits")
+    while commit.height > height:
+        jump = None if commit.jump is None else load_commit(objects, commit.jump)
+        if jump is not None and jump.height >= height:
+            commit = jump
+        else:
+            commit = load_commit(objects, commit.parents[0])
+    return commit
+
+
+def first_parents(objects: Reader, commit: Commit | None) -> Iterator[Commit]:
+    """The commit and its first-parent ancestors, newest first."""
+    while commit is not None:
+        yield commit
+        commit = load_commit(objects, commit.parents[0]) if commit.parents else None

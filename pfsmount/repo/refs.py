@@ -1,0 +1,204 @@
+"""Repos, branches, tags and job refs as rows of the index, and what each change says in `refs.log`.
+
+| table | key | value |
+|---|---|---|
+| repos | name | JSON: id (16 hex), description, created_ns, default_branch |
+| refs | repo id u64 BE, kind u8 (1 branch, 2 tag, 3 job), name | commit id (zeros: none yet), n of its last move u64 |
+| commits | repo id u64 BE, commit id | height u64 |
+| worktrees | repo id u64 BE, branch, `+`, name | generation u64, base commit id |
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pfsmount.errors import Conflict, NotFound
+from pfsmount.ids import ObjectId
+from pfsmount.objects.index import Table, Transaction
+from pfsmount.repo.commit import dump_json
+
+_REF = struct.Struct("<32sQ")
+_WORKTREE = struct.Struct("<Q32s")
+_NONE = bytes(32)
+
+
+class RefKind(enum.IntEnum):
+    """The kinds of pointers to commits."""
+
+    BRANCH = 1
+    TAG = 2
+    JOB = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RepoInfo:
+    """A repo as listed."""
+
+    name: str
+    id: int
+    description: str
+    created_ns: int
+    default_branch: str
+
+    @property
+    def key(self) -> bytes:
+        """The repo's id as a key prefix."""
+        return self.id.to_bytes(8, "big")
+
+    def encode(self) -> bytes:
+        return dump_json(
+            {
+                "created_ns": self.created_ns,
+                "default_branch": self.default_branch,
+                "description": self.description,
+                "id": f"{self.id:016x}",
+            }
+        ).encode("ascii")
+
+    @classmethod
+    def decode(cls, name: bytes, raw: bytes) -> RepoInfo:
+        value = json.loads(raw)
+        return cls(
+            os.fsdecode(name),
+            int(value["id"], 16),
+            value["description"],
+            value["created_ns"],
+            value["default_branch"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RefInfo:
+    """A branch, tag or job ref as listed."""
+
+    name: str
+    kind: RefKind
+    commit: ObjectId | None
+    """None: a branch that has no commit yet."""
+    n: int
+    """Number of its last move in refs.log."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeState:
+    """Where a worktree stands: which journal is valid, on top of which commit."""
+
+    generation: int
+    base: ObjectId | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefMove:
+    """One change of a ref. `new` None deletes it."""
+
+    repo: RepoInfo
+    kind: RefKind
+    name: str
+    new: ObjectId | None
+    expected: ObjectId | None = None
+    """The commit at which the ref must be; None: it must not exist, or be a branch without commits."""
+    create_empty: bool = False
+    """With `new` None: make a branch without commits instead of deleting."""
+
+
+def ref_key(repo: RepoInfo, kind: RefKind, name: str) -> bytes:
+    return repo.key + bytes([kind]) + os.fsencode(name)
+
+
+def get_ref(txn: Transaction, repo: RepoInfo, kind: RefKind, name: str) -> RefInfo | None:
+    """One ref, or None."""
+    raw = txn.get(Table.REFS, ref_key(repo, kind, name))
+    return None if raw is None else _decode_ref(name, kind, raw)
+
+
+def _decode_ref(name: str, kind: RefKind, raw: bytes) -> RefInfo:
+    commit, n = _REF.unpack(raw)
+    return RefInfo(name, kind, None if commit == _NONE else ObjectId(commit), n)
+
+
+def scan_refs(txn: Transaction, repo: RepoInfo, kind: RefKind) -> Iterator[RefInfo]:
+    """All refs of a kind, by name."""
+    prefix = repo.key + bytes([kind])
+    for key, raw in txn.scan(Table.REFS, prefix):
+        yield _decode_ref(os.fsdecode(key[len(prefix) :]), kind, raw)
+
+
+def get_repo(txn: Transaction, name: str) -> RepoInfo:
+    """Raises NotFound with the nearest names."""
+    raw = txn.get(Table.REPOS, os.fsencode(name)) if name else None
+    if raw is None:
+        import difflib
+
+        names = [os.fsdecode(key) for key, _ in txn.scan(Table.REPOS)]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean '{near[0]}'?" if near else "'pfs repo list' shows what there is"
+        raise NotFound(f"there is no repo '{name}'", hint=hint)
+    return RepoInfo.decode(os.fsencode(name), raw)
+
+
+def move_ref(txn: Transaction, move: RefMove, *, who: str, why: str, time_ns: int) -> None:
+    """Carry out a move and number it in the reflog. Raises Conflict when the ref is not where it must be."""
+    current = get_ref(txn, move.repo, move.kind, move.name)
+    at = None if current is None else current.commit
+    if at != move.expected:
+        raise Conflict(
+            f"{move.repo.name}@{move.name} moved while this was prepared: it is at {_short(at)}, "
+            f"not at {_short(move.expected)}; nothing was changed",
+            hint="run the command again",
+        )
+    n = log_change(
+        txn,
+        {
+            "op": "ref",
+            "repo_id": f"{move.repo.id:016x}",
+            "kind": move.kind.name.lower(),
+            "name": move.name,
+            "old": None if at is None else at.hex(),
+            "new": None if move.new is None else move.new.hex(),
+            **({"empty": True} if move.create_empty else {}),
+        },
+        who=who,
+        why=why,
+        time_ns=time_ns,
+    )
+    key = ref_key(move.repo, move.kind, move.name)
+    if move.new is None and not move.create_empty:
+        txn.delete(Table.REFS, key)
+    else:
+        txn.put(Table.REFS, key, _REF.pack(move.new or _NONE, n))
+
+
+def _short(commit: ObjectId | None) -> str:
+    return "no commit" if commit is None else commit.hex()[:12]
+
+
+def log_change(txn: Transaction, change: dict[str, object], *, who: str, why: str, time_ns: int) -> int:
+    """Number a change and put it into the reflog table; `reflog.append_missing` writes it to the file."""
+    n = txn.increment(b"refs")
+    line = dump_json({**change, "n": n, "t": time_ns, "who": who, "why": why})
+    txn.put(Table.REFLOG, n.to_bytes(8, "big"), line.encode("ascii"))
+    return n
+
+
+def worktree_key(repo: RepoInfo, branch: str, name: str) -> bytes:
+    return repo.key + os.fsencode(branch) + b"+" + os.fsencode(name)
+
+
+def get_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str) -> WorktreeState | None:
+    """The row of a worktree, or None."""
+    raw = txn.get(Table.WORKTREES, worktree_key(repo, branch, name))
+    if raw is None:
+        return None
+    generation, base = _WORKTREE.unpack(raw)
+    return WorktreeState(generation, None if base == _NONE else ObjectId(base))
+
+
+def put_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str, state: WorktreeState) -> None:
+    """Set the row of a worktree."""
+    value = _WORKTREE.pack(state.generation, state.base or _NONE)
+    txn.put(Table.WORKTREES, worktree_key(repo, branch, name), value)

@@ -1,0 +1,454 @@
+"""A store as its users see it: repos, branches, commits.
+
+`Store` is the door of this layer. Each change is one durable transaction of the index, followed by its line in `refs.log`.
+The commit's transaction checks the expected head, publishes the last objects and writes commit, ref, reflog, worktree row and
+lineage together: that transaction *is* the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
+from pfsmount.errors import (
+    AlreadyExists,
+    AmbiguousRevision,
+    Corrupt,
+    NotFound,
+    NotPermitted,
+)
+from pfsmount.ids import ObjectId
+from pfsmount.objects.index import Table, Transaction
+from pfsmount.objects.layout import create_store
+from pfsmount.objects.segment import RecordKind
+from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.repo import reflog
+from pfsmount.repo.commit import (
+    Commit,
+    ancestor_at,
+    chain_position,
+    encode_commit,
+    first_parents,
+    load_commit,
+)
+from pfsmount.repo.refs import (
+    RefInfo,
+    RefKind,
+    RefMove,
+    RepoInfo,
+    WorktreeState,
+    get_ref,
+    get_repo,
+    get_worktree,
+    log_change,
+    move_ref,
+    put_worktree,
+    scan_refs,
+)
+from pfsmount.revision import DEFAULT_BRANCH, Revision, check_ref_name, check_repo_name, is_commit_prefix
+from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
+from pfsmount.tree.entry import Entry
+
+_HEIGHT_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a revision means now."""
+
+    repo: RepoInfo
+    commit: Commit | None
+    """None: a branch that has no commit yet."""
+    branch: str | None = None
+    """Set when the revision is a branch and nothing more: a place that can be written."""
+    worktree: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeKey:
+    """The worktree whose base a commit moves: `name` is empty for the default one of the branch."""
+
+    name: str
+    generation: int
+    """The generation that the commit ends."""
+
+
+class Store:
+    """One process' opening of a store. Thread-safe; not usable after a fork."""
+
+    def __init__(self, objects: ObjectStore, author: str) -> None:
+        self.objects = objects
+        self.path = objects.path
+        self.author = author
+        self._log_path = self.path / "refs.log"
+
+    @classmethod
+    def create(cls, path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> None:
+        """Make an empty store. Raises AlreadyExists, InvalidInput, NoSpace, PermissionDenied."""
+        create_store(path)
+        cls.open(path, settings).close()
+
+    @classmethod
+    def open(cls, path: Path, settings: StoreSettings = DEFAULT_SETTINGS, *, author: str = "") -> Store:
+        """Open. `author` is put into commits that name no other.
+
+        Raises NotAStore, StoreTooNew, Busy, Corrupt, PermissionDenied.
+        """
+        store = cls(ObjectStore(path, settings), author)
+        try:
+            store._check_log()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close; any number of times."""
+        self.objects.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_log(self) -> None:
+        """Append what a crash left out; refuse an index that is behind the log."""
+        last = reflog.last_number(self._log_path)
+        if last > self.refs_version():
+            raise Corrupt(
+                f"the index of the store at {self.path} knows {self.refs_version()} of {last} changes in refs.log",
+                hint="the index was lost or is an old copy; put the right one back, nothing else is damaged",
+            )
+        if last < self.refs_version():
+            self._append_log()
+
+    def _append_log(self) -> None:
+        # The change is durable in the index; a log that cannot be written now (a full disk) is brought up by whoever
+        # opens the store next.
+        with suppress(OSError):
+            reflog.append_missing(self.objects.index, self._log_path)
+
+    # Repos
+
+    def refs_version(self) -> int:
+        """A number that changes with every change of a repo or ref, by anybody."""
+        raw = self.objects.index.get(Table.META, b"refs")
+        return 0 if raw is None else int.from_bytes(raw, "little")
+
+    def repos(self) -> list[RepoInfo]:
+        """All repos by name."""
+        with self.objects.index.read() as txn:
+            return [RepoInfo.decode(name, raw) for name, raw in txn.scan(Table.REPOS)]
+
+    def repo(self, name: str) -> RepoInfo:
+        """One repo. Raises NotFound."""
+        with self.objects.index.read() as txn:
+            return get_repo(txn, name)
+
+    def create_repo(self, name: str, description: str = "") -> RepoInfo:
+        """A new repo with an empty, writable default branch. Raises AlreadyExists, InvalidInput."""
+        check_repo_name(name)
+        now = time.time_ns()
+        repo = RepoInfo(name, secrets.randbits(63) | 1, description, now, DEFAULT_BRANCH)
+        with self.objects.index.write() as txn:
+            if not txn.put(Table.REPOS, os.fsencode(name), repo.encode(), overwrite=False):
+                raise AlreadyExists(f"there is a repo '{name}' already")
+            change = {
+                "op": "repo-create",
+                "repo": name,
+                "repo_id": f"{repo.id:016x}",
+                "description": description,
+                "default_branch": DEFAULT_BRANCH,
+            }
+            log_change(txn, change, who=self.author, why="repo create", time_ns=now)
+            branch = RefMove(repo, RefKind.BRANCH, DEFAULT_BRANCH, None, create_empty=True)
+            move_ref(txn, branch, who=self.author, why="repo create", time_ns=now)
+        self._append_log()
+        return repo
+
+    def delete_repo(self, name: str) -> None:
+        """Delete a repo with its refs; the objects stay until gc. Raises NotFound."""
+        with self.objects.index.write() as txn:
+            repo = get_repo(txn, name)
+            txn.delete(Table.REPOS, os.fsencode(name))
+            for table in (Table.REFS, Table.COMMITS, Table.WORKTREES):
+                for key in [key for key, _ in txn.scan(table, repo.key)]:
+                    txn.delete(table, key)
+            change = {"op": "repo-delete", "repo": name, "repo_id": f"{repo.id:016x}"}
+            log_change(txn, change, who=self.author, why="repo delete", time_ns=time.time_ns())
+        self._append_log()
+
+    # Refs
+
+    def refs(self, repo: str, kind: RefKind = RefKind.BRANCH) -> list[RefInfo]:
+        """All refs of a kind, by name. Raises NotFound."""
+        with self.objects.index.read() as txn:
+            return list(scan_refs(txn, get_repo(txn, repo), kind))
+
+    def branches(self, repo: str) -> list[RefInfo]:
+        """All branches of a repo, by name. Raises NotFound."""
+        return self.refs(repo)
+
+    def ref(self, repo: str, kind: RefKind, name: str) -> RefInfo | None:
+        """One ref, or None. Raises NotFound for the repo."""
+        with self.objects.index.read() as txn:
+            return get_ref(txn, get_repo(txn, repo), kind, name)
+
+    def head(self, repo: str, branch: str) -> ObjectId | None:
+        """The commit of a branch; None when it has none yet. Raises NotFound."""
+        ref = self.ref(repo, RefKind.BRANCH, branch)
+        if ref is None:
+            raise self._no_revision(repo, branch)
+        return ref.commit
+
+    def set_ref(
+        self, repo: str, kind: RefKind, name: str, new: ObjectId | None, *, expected: ObjectId | None, why: str
+    ) -> None:
+        """Move or make a ref; for a branch, `new` None makes one without commits.
+
+        Raises Conflict, NotFound, InvalidInput.
+        """
+        if kind is not RefKind.JOB:
+            check_ref_name(name, kind.name.lower())
+        with self.objects.index.write() as txn:
+            info = get_repo(txn, repo)
+            move = RefMove(info, kind, name, new, expected, create_empty=new is None)
+            move_ref(txn, move, who=self.author, why=why, time_ns=time.time_ns())
+            if new is not None:
+                self._know_commit(txn, info, load_commit(self.objects, new))
+        self._append_log()
+
+    def create_branch(self, repo: str, name: str, start: ObjectId | None) -> None:
+        """A new branch at a commit, or without one. Raises AlreadyExists, InvalidInput, NotFound."""
+        if self.ref(repo, RefKind.BRANCH, name) is not None:
+            raise AlreadyExists(f"there is a branch {repo}@{name} already")
+        if self.ref(repo, RefKind.TAG, name) is not None:
+            raise AlreadyExists(f"{repo}@{name} is a tag", hint="give the branch another name")
+        self.set_ref(repo, RefKind.BRANCH, name, start, expected=None, why="branch")
+
+    def delete_branch(self, repo: str, name: str) -> RefInfo:
+        """Delete a branch; its commits stay readable by id. Raises NotFound, NotPermitted."""
+        with self.objects.index.write() as txn:
+            info = get_repo(txn, repo)
+            ref = get_ref(txn, info, RefKind.BRANCH, name)
+            if ref is None:
+                raise self._no_revision(repo, name)
+            if info.default_branch == name:
+                raise NotPermitted(f"{repo}@{name} is the default branch of '{repo}' and stays")
+            move = RefMove(info, RefKind.BRANCH, name, None, ref.commit)
+            move_ref(txn, move, who=self.author, why="branch delete", time_ns=time.time_ns())
+        self._append_log()
+        return ref
+
+    def _no_revision(self, repo: str, text: str) -> NotFound:
+        import difflib
+
+        names = [ref.name for kind in (RefKind.BRANCH, RefKind.TAG) for ref in self.refs(repo, kind)]
+        near = difflib.get_close_matches(text, names, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"branches: {', '.join(names) or 'none'}"
+        return NotFound(f"'{repo}' has no branch, tag or commit '{text}'", hint=hint)
+
+    # Revisions
+
+    def resolve(self, repo: str, revision: Revision) -> Resolved:
+        """What a revision means. Raises NotFound, AmbiguousRevision."""
+        with self.objects.index.read() as txn:
+            info = get_repo(txn, repo)
+            base = revision.base or info.default_branch
+            branch = get_ref(txn, info, RefKind.BRANCH, base)
+            ref = branch or get_ref(txn, info, RefKind.TAG, base)
+            id = ref.commit if ref is not None else _by_prefix(txn, info, base)
+            if ref is None and id is None:
+                job = get_ref(txn, info, RefKind.JOB, base)
+                id = None if job is None else job.commit
+            within = None if revision.within is None else _by_prefix(txn, info, revision.within)
+        if ref is None and id is None:
+            raise self._no_revision(repo, base)
+        commit = None if id is None else load_commit(self.objects, id)
+        commit = self._take_steps(f"{repo}@{base}", commit, revision)
+        if revision.within is not None:
+            commit = self._within(repo, revision, commit, within)
+        plain = branch is not None and not revision.steps and revision.within is None
+        return Resolved(info, commit, base if plain else None, revision.worktree if plain else None)
+
+    def _take_steps(self, name: str, commit: Commit | None, revision: Revision) -> Commit | None:
+        for step in revision.steps:
+            count = 0 if commit is None else commit.height + 1
+            height = count - 1 - step.count if step.kind == "back" else step.count - 1
+            if commit is None or not 0 <= height < count:
+                commits = "no commits yet" if not count else "one commit" if count == 1 else f"{count} commits"
+                raise NotFound(f"'{name}' has {commits}, so there is no {Revision(name, (step,))}")
+            commit = ancestor_at(self.objects, commit, height)
+        return commit
+
+    def _within(self, repo: str, revision: Revision, head: Commit | None, id: ObjectId | None) -> Commit:
+        wanted = None if id is None else load_commit(self.objects, id)
+        if (
+            wanted is None
+            or head is None
+            or wanted.height > head.height
+            or ancestor_at(self.objects, head, wanted.height).id != wanted.id
+        ):
+            raise NotFound(f"the commit '{revision.within}' is not in the history of {repo}@{revision.base}")
+        return wanted
+
+    def read_commit(self, id: ObjectId) -> Commit:
+        """A commit by its id. Raises NotFound, Corrupt."""
+        return load_commit(self.objects, id)
+
+    def history(self, commit: Commit | None) -> Iterator[Commit]:
+        """The commit and its first-parent ancestors, newest first."""
+        return first_parents(self.objects, commit)
+
+    def empty_root(self) -> Entry:
+        """What a branch without commits shows."""
+        return directory_entry(EMPTY_DIRECTORY, uid=os.getuid(), gid=os.getgid())
+
+    def root_of(self, resolved: Resolved) -> Entry:
+        """The root directory of a resolved revision."""
+        return self.empty_root() if resolved.commit is None else resolved.commit.tree
+
+    # Commits
+
+    def make_commit(
+        self,
+        batch: Batch,
+        *,
+        tree: Entry,
+        parents: Sequence[ObjectId],
+        message: str,
+        author: str | None,
+        origin: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Commit:
+        """Add a commit object to the batch; no ref names it yet."""
+        height, jump = chain_position(batch, parents[0] if parents else None)
+        raw = encode_commit(
+            tree=tree,
+            parents=tuple(parents),
+            height=height,
+            jump=jump,
+            message=message,
+            author=self.author if author is None else author,
+            time_ns=time.time_ns(),
+            origin=origin,
+            provenance=provenance,
+        )
+        return load_commit(batch, batch.add_object(RecordKind.COMMIT, raw))
+
+    def commit(
+        self,
+        batch: Batch,
+        repo: str,
+        branch: str,
+        *,
+        tree: Entry,
+        expected: ObjectId | None,
+        message: str,
+        author: str | None = None,
+        origin: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        worktree: WorktreeKey | None = None,
+    ) -> Commit:
+        """Commit `tree` on top of `expected`, the head on which it was built: atomic, durable when this returns.
+
+        With `worktree`, the same transaction sets that worktree's base to the new commit and its generation one up.
+        Raises Conflict when the head moved, NoSpace; then nothing has changed.
+        """
+        info = self.repo(repo)
+        parents = [] if expected is None else [expected]
+        commit = self.make_commit(
+            batch,
+            tree=tree,
+            parents=parents,
+            message=message,
+            author=author,
+            origin=origin,
+            provenance=provenance,
+        )
+
+        def more(txn: Transaction) -> None:
+            if worktree is not None:
+                state = WorktreeState(worktree.generation + 1, commit.id)
+                put_worktree(txn, info, branch, worktree.name, state)
+
+        move = RefMove(info, RefKind.BRANCH, branch, commit.id, expected)
+        self.publish(batch, [(move, commit)], why=str(origin.get("how", "commit")), more=more)
+        return commit
+
+    def publish(
+        self,
+        batch: Batch,
+        moves: Sequence[tuple[RefMove, Commit]],
+        *,
+        why: str,
+        more: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """Make a batch durable and move refs to commits in it, all or nothing. Raises Conflict, NoSpace."""
+        batch.prepare()
+        now = time.time_ns()
+        with self.objects.index.write() as txn:
+            for move, commit in moves:
+                if txn.get(Table.REPOS, os.fsencode(move.repo.name)) is None:
+                    raise NotFound(f"the repo '{move.repo.name}' was deleted meanwhile")
+                move_ref(txn, move, who=commit.author, why=why, time_ns=now)
+                self._know_commit(txn, move.repo, commit)
+            batch.publish(txn)
+            if more is not None:
+                more(txn)
+        batch.published()
+        self._append_log()
+
+    def _know_commit(self, txn: Transaction, repo: RepoInfo, commit: Commit) -> None:
+        height = commit.height.to_bytes(_HEIGHT_BYTES, "little")
+        if not txn.put(Table.COMMITS, repo.key + commit.id, height, overwrite=False):
+            return
+        for source in (commit.provenance or {}).get("inputs", ()):
+            txn.put(Table.DESCENDS, bytes.fromhex(source["commit"]) + commit.id, repo.key)
+
+    # Worktrees
+
+    def worktree_state(self, repo: str, branch: str, name: str = "") -> WorktreeState:
+        """Generation and base of a worktree; generation 0 on the head for one that was never written to.
+
+        Raises NotFound.
+        """
+        with self.objects.index.read() as txn:
+            info = get_repo(txn, repo)
+            state = get_worktree(txn, info, branch, name)
+        return state or WorktreeState(0, self.head(repo, branch))
+
+    def set_worktree_state(
+        self, repo: str, branch: str, name: str, generation: int, base: ObjectId | None
+    ) -> None:
+        """Move a worktree without a commit: begin, rebase, discard. Durable. Raises NotFound."""
+        with self.objects.index.write() as txn:
+            put_worktree(txn, get_repo(txn, repo), branch, name, WorktreeState(generation, base))
+
+
+def _by_prefix(txn: Transaction, repo: RepoInfo, prefix: str) -> ObjectId | None:
+    """The commit of a repo that a prefix names, or None. Raises AmbiguousRevision."""
+    if not is_commit_prefix(prefix):
+        return None
+    start = bytes.fromhex(prefix[: len(prefix) & ~1])
+    found = []
+    for key, _ in txn.scan(Table.COMMITS, repo.key + start):
+        id = key[len(repo.key) :]
+        if id.hex().startswith(prefix):
+            found.append(ObjectId(id))
+            if len(found) > 1:
+                raise AmbiguousRevision(
+                    f"'{prefix}' fits more than one commit of '{repo.name}': "
+                    f"{found[0].hex()[:16]} and {found[1].hex()[:16]}",
+                    hint="give more digits",
+                )
+    return found[0] if found else None
+

@@ -1,0 +1,245 @@
+"""The worker process of the executor `process`: the child's side.
+
+    runner ── keeper ── slot ── PID 1 of a datum (`datum.py`) ── the command
+              └ makes   └ PID 1 of a PID namespace that ends with it, and everything below with it
+                namespaces
+
+The runner starts the keeper, which makes the worker's namespaces, forks the slot and then only waits for it. The slot answers
+orders from the socket, one at a time. A fork gives each datum its own PID 1.
+
+Who dies, and what follows: the command → its PID 1 leaves, the kernel kills what the command left behind. PID 1 of a datum (a
+timeout, a cancellation) → the kernel kills the datum. The slot → the kernel kills everything in its PID namespace. The
+keeper → the slot, by its parent-death signal. The runner, even by SIGKILL → the keeper by its own, and the slot reads the end
+of the socket.
+
+Only modules that load in a few milliseconds are imported here and below.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import sys
+import time
+
+from runner.executors import datum, namespaces, syscalls, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from resource import struct_rusage
+    from typing import NoReturn
+
+# How long a killed process may take to disappear. One that hangs in the kernel (a dead network filesystem) never does.
+PATIENCE_S = 10.0
+_SIGINT, _SIGKILL = 2, 9
+_STDERR = 2
+
+
+def main() -> NoReturn:
+    """`sandbox SOCKET PARENT`: the fd of the socket to the runner, and the runner's pid."""
+    socket, parent = int(sys.argv[-2]), int(sys.argv[-1])
+    os.set_inheritable(socket, False)
+    syscalls.ignore_signal(_SIGINT)  # a datum may send it to its PID 1, which has no use for KeyboardInterrupt
+    host, view = make_places(socket)
+    die_with_parent()
+    if os.getppid() != parent:  # it died before we asked to hear of it
+        os._exit(1)
+    slot = os.fork()
+    if slot:
+        os.close(socket)
+        _, status = os.waitpid(slot, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    die_with_parent()
+    gc.disable()
+    gc.freeze()
+    Slot(socket, host, view).serve()
+    os._exit(0)
+
+
+def die_with_parent() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def make_places(socket: int) -> tuple[namespaces.Place, namespaces.Place]:
+    """The host place and the view. Where the machine refuses, tells the runner which step it was, and exits."""
+    step = "proc"
+    try:
+        if not namespaces.may_mount():
+            allowed = namespaces.capabilities("CapBnd" if os.geteuid() else "CapPrm")
+            step = "user namespace"
+            namespaces.enter_user_namespace()
+            namespaces.limit_capabilities(allowed)
+            step = "mount namespace"
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+        step = "mounts"
+        view = namespaces.build_view()
+        step = "pid namespace"
+        # Each datum gets an IPC namespace too: where the machine has none, that shows now.
+        syscalls.unshare(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
+        return namespaces.Place.current(), view
+    except OSError as error:
+        wire.write_all(socket, wire.pack({"step": step, "errno": error.errno}))
+        os._exit(1)
+
+
+class Slot:
+    """Runs orders from a socket, one at a time, until the socket ends."""
+
+    def __init__(self, socket: int, host: namespaces.Place, view: namespaces.Place) -> None:
+        self._socket = socket
+        self._host = host
+        self._view = view
+        self._pid_namespace = os.open(b"/proc/self/ns/pid", os.O_RDONLY)
+        self._heard = bytearray()
+
+    def serve(self) -> None:
+        wire.write_all(self._socket, wire.pack({"step": None, "errno": 0}))
+        while (order := self._next_order()) is not None:
+            try:
+                run = self._start(order)
+            except OSError as error:
+                reply = refusal(f"cannot start a process for the datum: {error.strerror}")
+            else:
+                reply = run.watch()
+            wire.write_all(self._socket, wire.pack(reply))
+            if not reply["usable"]:
+                return
+
+    def _next_order(self) -> wire.Order | None:
+        while True:
+            while (frame := wire.take(self._heard)) is not None:
+                if frame != wire.KILL:
+                    order: wire.Order = frame
+                    return order
+            if not self.hear():
+                return None
+
+    def hear(self) -> bool:
+        """Reads what is there, or waits for something; False at the end of the socket."""
+        data = os.read(self._socket, 1 << 20)
+        self._heard += data
+        return bool(data)
+
+    def must_stop(self) -> bool:
+        """Called when the socket has something to read: whether the runner wants the datum dead, or is dead itself."""
+        if not self.hear():
+            return True
+        return wire.take(self._heard) == wire.KILL
+
+    def _start(self, order: wire.Order) -> Run:
+        """Forks the datum's PID 1.
+
+        Only a child of the process that made it can be the first in a PID namespace. A second unshare is refused until we are
+        back in our own, which an ordinary user may enter because the slot's belongs to the same user namespace.
+        """
+        report, told = os.pipe()
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    os.close(self._socket)
+                    datum.run(order, self._host, self._view, told)
+            finally:
+                syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
+        except OSError:
+            os.close(report)
+            raise
+        finally:
+            os.close(told)
+        return Run(self, self._socket, pid, report, order["timeout"])
+
+
+class Run:
+    """One datum from the fork of its PID 1 until nothing of it is left."""
+
+    def __init__(self, slot: Slot, socket: int, pid: int, report: int, timeout: float | None) -> None:
+        self._slot = slot
+        self._socket = socket
+        self._pid = pid
+        self._report = report
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._ended_by: str | None = None  # "timeout" or "killed"
+        self._told = bytearray()
+        self._reports: dict[str, wire.Report] = {}
+
+    def watch(self) -> wire.Reply:
+        exit_fd = os.pidfd_open(self._pid)
+        try:
+            if not self._wait_for_exit(exit_fd):
+                return refusal("a process of the datum hangs in the kernel and cannot be killed", usable=False)
+            _, status, usage = os.wait4(self._pid, 0)
+            ended_ns = time.time_ns()
+            while self._read_report():
+                pass
+            return self._reply(status, usage, ended_ns)
+        finally:
+            os.close(exit_fd)
+            os.close(self._report)
+
+    def _wait_for_exit(self, exit_fd: int) -> bool:
+        """Returns when PID 1 is dead, and so everything in its PID namespace; False when that does not come to pass."""
+        poller = select.poll()
+        for fd in (exit_fd, self._report, self._socket):
+            poller.register(fd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poller.poll(self._milliseconds_left())]
+            if exit_fd in ready:
+                return True
+            if self._report in ready and (not self._read_report() or self._is_over()):
+                # PID 1 leaves now; the kernel kills what the command has left behind.
+                poller.unregister(self._report)
+                self._deadline = time.monotonic() + PATIENCE_S
+                self._ended_by = self._ended_by or "itself"
+            if self._socket in ready and self._slot.must_stop():
+                poller.unregister(self._socket)
+                self._kill("killed")
+            if not ready:
+                if self._ended_by:
+                    return False
+                self._kill("timeout")
+
+    def _milliseconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+
+    def _kill(self, reason: str) -> None:
+        self._ended_by = self._ended_by or reason
+        self._deadline = time.monotonic() + PATIENCE_S
+        os.kill(self._pid, _SIGKILL)  # not reaped yet, so the pid is still its own
+
+    def _read_report(self) -> bool:
+        """Takes in what PID 1 has told; False at the end. May block only while PID 1 is alive and silent."""
+        data = os.read(self._report, 1 << 16)
+        self._told += data
+        while (report := wire.take(self._told)) is not None:
+            self._reports[report["kind"]] = report
+        return bool(data)
+
+    def _is_over(self) -> bool:
+        return not self._reports.keys().isdisjoint(("ended", "not_run", "error"))
+
+    def _reply(self, status: int, usage: struct_rusage, ended_ns: int) -> wire.Reply:
+        if (error := self._reports.get("error")) is not None:
+            return refusal(error["message"])
+        started = self._reports.get("started")
+        result: wire.Result = {
+            "reason": self._ended_by or "",
+            "exit_code": None,
+            "signal": _SIGKILL,
+            "message": "",
+            "started_ns": started["at_ns"] if started else ended_ns,
+            "ended_ns": ended_ns,
+            "max_rss": usage.ru_maxrss * 1024,
+            "user_s": usage.ru_utime,
+            "system_s": usage.ru_stime,
+        }
+        if (ended := self._reports.get("ended")) is not None:
+            describe_end(result, ended)
+        elif (not_run := self._reports.get("not_run")) is not None:
+            result.update(
+                reason=not_run["reason"], exit_code=not_run["exit_code"], signal=None, message=not_run["message"]
+            )
+        elif self._ended_by not in ("timeout", "killed"):
+            return lost(status)
+        return {"result": result, "error": None, "lost": False, "usable": True}
