@@ -23,7 +23,7 @@ from pfsmount.ids import NAME_MAX, RepoPath, display, parse_path
 PREFIX_MIN = 6
 DEFAULT_BRANCH = "master"
 
-_REPO = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")
+_REPO = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\Z")
 _REVISION = re.compile(r"(?P<base>[^/@:^~+]+?)(?P<steps>(?:[\^~][0-9]*|\.[0-9]+)*)\Z")
 _STEP = re.compile(r"([\^~.])([0-9]*)")
 _HEX = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}\Z")
@@ -88,7 +88,7 @@ def check_repo_name(name: str) -> str:
     if not _REPO.match(name) or name in (".", ".."):
         raise InvalidInput(
             f"'{display(name)}' cannot be the name of a repo",
-            hint="letters, digits, '_', '-' and (not first) '.', at most 128 characters",
+            hint="letters, digits, '_', '-' and (not first) '.', at most 100 characters",
         )
     return name
 

@@ -299,6 +299,15 @@ class SegmentReader:
             data += self._rest(offset + len(data), length - len(data))
         return data
 
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """`length` bytes if they are in the page cache, else None."""
+        data = bytearray(length)
+        try:
+            count = os.preadv(self.fd, [data], offset, os.RWF_NOWAIT)
+        except OSError:  # EAGAIN: not in the page cache; EOPNOTSUPP: a filesystem that cannot say
+            return None
+        return bytes(data) if count == length else None
+
     def _rest(self, offset: int, length: int) -> bytes:
         parts = []
         while length:

@@ -77,6 +77,10 @@ class Reader(Protocol):
     def decoded(self) -> DecodedCache:
         """Decoded objects of this store."""
 
+    @property
+    def verified(self) -> set[ObjectId]:
+        """Pieces whose hash was checked in this process."""
+
     def get(self, id: ObjectId) -> bytes:
         """The verified bytes of an object. Raises NotFound, Corrupt."""
 
@@ -116,6 +120,14 @@ class ObjectStore:
             raise NotFound(f"the object {id.hex()} is not in the store")
         return read_object(self, id, location)
 
+    def get_nowait(self, id: ObjectId) -> bytes | None:
+        """As `get`, but None when that would wait for the disk. Raises NotFound, Corrupt."""
+        location = self.locate(id)
+        if location is None:
+            raise NotFound(f"the object {id.hex()} is not in the store")
+        data = self.segment(location.segment).read_nowait(location.offset, location.length)
+        return None if data is None else _verified(id, location, data)
+
     def segment(self, number: int) -> SegmentReader:
         with self._lock:
             reader = self._segments.get(number)
@@ -145,7 +157,10 @@ class ObjectStore:
 
 def read_object(reader: Reader, id: ObjectId, location: Location) -> bytes:
     """Read and verify one object. Raises NotFound, Corrupt."""
-    data = reader.segment(location.segment).read(location.offset, location.length)
+    return _verified(id, location, reader.segment(location.segment).read(location.offset, location.length))
+
+
+def _verified(id: ObjectId, location: Location, data: bytes) -> bytes:
     if hash_bytes(data, location.kind.hash_kind) != id and not _is_root_of(location, id, data):
         raise Corrupt(
             f"the object {id.hex()} is damaged: segment {location.segment:08x}, byte {location.offset}",
@@ -168,6 +183,7 @@ class Batch:
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.decoded = store.decoded
+        self.verified = store.verified
         self._writers: dict[SegmentKind, SegmentWriter] = {}
         self._pending: dict[ObjectId, Location] = {}
         self._contents: list[tuple[ObjectId, Location]] = []
@@ -342,8 +358,8 @@ class Batch:
         """To be called when the transaction given to `publish` has ended well."""
         self._pending.clear()
 
-    def commit_objects(self) -> None:
-        """Make durable and publish, without a commit: for callers whose ref moves elsewhere."""
+    def flush(self) -> None:
+        """Make everything added so far durable and publish it; the batch stays open for more. Raises NoSpace."""
         self.prepare()
         with self.store.index.write() as txn:
             self.publish(txn)

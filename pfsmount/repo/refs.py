@@ -14,7 +14,7 @@ import enum
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pfsmount.errors import Conflict, NotFound
@@ -177,7 +177,7 @@ def _short(commit: ObjectId | None) -> str:
     return "no commit" if commit is None else commit.hex()[:12]
 
 
-def log_change(txn: Transaction, change: dict[str, object], *, who: str, why: str, time_ns: int) -> int:
+def log_change(txn: Transaction, change: Mapping[str, object], *, who: str, why: str, time_ns: int) -> int:
     """Number a change and put it into the reflog table; `reflog.append_missing` writes it to the file."""
     n = txn.increment(b"refs")
     line = dump_json({**change, "n": n, "t": time_ns, "who": who, "why": why})

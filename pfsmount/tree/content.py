@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -23,7 +24,7 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import file_hasher, hash_bytes
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import Batch, ObjectStore, Reader
+from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
 
 PIECE_MAX = 4 * MIB
@@ -157,7 +158,19 @@ def ingest_fd(batch: Batch, fd: int, *, previous: ObjectId | None = None) -> tup
     small = _small_file(fd)
     if small is not None:
         return batch.add_piece(small), len(small)
-    return _Ingest(batch, fd, previous).run()
+    return _Ingest(batch, _Descriptor(fd), previous).run()
+
+
+def ingest_overlay(
+    batch: Batch, fd: int, *, base: Entry, base_size: int, extents: Sequence[tuple[int, int]], size: int
+) -> tuple[ObjectId, int]:
+    """Add a file of `size` bytes that is `base` (its first `base_size` bytes; zeros behind) with ranges replaced.
+
+    `extents` are (start, end) of the ranges that `fd` holds, at the same offsets. Pieces that did not change are shared.
+    Returns the file's id and its size in bytes. Raises NoSpace, OSError, Corrupt, NotFound.
+    """
+    source = _Overlay(Content(batch, base), base_size, fd, extents, size)
+    return _Ingest(batch, source, base.id).run()
 
 
 def _small_file(fd: int) -> bytes | None:
@@ -177,26 +190,114 @@ def _may_have_holes(stat: os.stat_result) -> bool:
     return stat.st_size >= HOLE_MIN and stat.st_blocks * 512 <= stat.st_size - HOLE_MIN
 
 
+class _Source(Protocol):
+    """What a large file is read from."""
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset`; fewer bytes only at the end."""
+
+    def next_hole(self, offset: int) -> tuple[int, int] | None:
+        """Start and end of the first hole of at least 64 KiB that ends after `offset`."""
+
+
+class _Descriptor:
+    """A file descriptor as a source."""
+
+    def __init__(self, fd: int) -> None:
+        stat = os.fstat(fd)
+        self._fd = fd
+        self._regular = _is_regular(stat)
+        self._size = stat.st_size
+        self._sparse = self._regular and _may_have_holes(stat)
+
+    def read(self, view: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(view):
+            part = view[done:]
+            count = os.preadv(self._fd, [part], offset + done) if self._regular else os.readv(self._fd, [part])
+            if not count:
+                break
+            done += count
+        return done
+
+    def next_hole(self, offset: int) -> tuple[int, int] | None:
+        while self._sparse and offset < self._size:
+            start = _seek(self._fd, offset, os.SEEK_HOLE)
+            if start is None or start >= self._size:
+                return None
+            end = _seek(self._fd, start, os.SEEK_DATA)
+            end = self._size if end is None else end
+            if end - start >= HOLE_MIN:
+                return start, end
+            offset = end
+        return None
+
+
+class _Overlay:
+    """An earlier version with some ranges replaced by those of a sparse file."""
+
+    def __init__(
+        self, base: Content, base_size: int, fd: int, extents: Sequence[tuple[int, int]], size: int
+    ) -> None:
+        self._base, self._base_size, self._fd, self._size = base, min(base_size, base.size), fd, size
+        self._extents = sorted(extents)
+
+    def read(self, view: memoryview, offset: int) -> int:
+        count = max(0, min(len(view), self._size - offset))
+        done = 0
+        while done < count:
+            at = offset + done
+            fresh, stop = self._part_at(at)
+            stop = min(stop, offset + count)
+            part = view[done : done + stop - at]
+            if fresh:
+                got = os.preadv(self._fd, [part], at)
+                part[got:] = bytes(len(part) - got)
+            else:
+                old = self._base.read(at, max(0, min(stop, self._base_size) - at))
+                part[: len(old)] = old
+                part[len(old) :] = bytes(len(part) - len(old))
+            done += stop - at
+        return count
+
+    def _part_at(self, offset: int) -> tuple[bool, int]:
+        """Whether a byte comes from the new ranges, and where that ends."""
+        i = bisect_right(self._extents, (offset, self._size + 1)) - 1
+        if i >= 0 and offset < self._extents[i][1]:
+            return True, self._extents[i][1]
+        return False, self._extents[i + 1][0] if i + 1 < len(self._extents) else self._size
+
+    def next_hole(self, offset: int) -> tuple[int, int] | None:
+        """Ranges behind the old end that nothing was written to."""
+        offset = max(offset, self._base_size)
+        while offset < self._size:
+            fresh, stop = self._part_at(offset)
+            stop = min(stop, self._size)
+            if not fresh and stop - offset >= HOLE_MIN:
+                return offset, stop
+            offset = stop
+        return None
+
+
 class _Ingest:
     """One pass over a large, sparse or endless file."""
 
-    def __init__(self, batch: Batch, fd: int, previous: ObjectId | None) -> None:
-        self._batch, self._fd = batch, fd
+    def __init__(self, batch: Batch, source: _Source, previous: ObjectId | None) -> None:
+        self._batch, self._source = batch, source
         self._hasher = file_hasher()
         self._rows: list[tuple[ObjectId, int]] = []
         self._buffer = memoryview(bytearray(PIECE_MAX))
         self._cuts = _cuts_of(batch, previous)
-        stat = os.fstat(fd)
-        self._regular = _is_regular(stat)
-        self._sparse = self._regular and _may_have_holes(stat)
-        self._size = stat.st_size
         self._offset = 0
 
     def run(self) -> tuple[ObjectId, int]:
+        hole = self._source.next_hole(0)
         while True:
-            if self._sparse and self._take_hole():
+            if hole is not None and hole[0] <= self._offset:
+                self._take_hole(hole[1] - self._offset)
+                hole = self._source.next_hole(self._offset)
                 continue
-            count = self._read(self._next_length())
+            count = self._source.read(self._buffer[: self._next_length(hole)], self._offset)
             if not count:
                 break
             self._take(self._buffer[:count])
@@ -208,51 +309,25 @@ class _Ingest:
             self._batch.name_manifest(file_id, manifest)
         return file_id, self._offset
 
-    def _next_length(self) -> int:
-        length = PIECE_MAX
-        cut = next((cut for cut in self._cuts if cut > self._offset), None)
-        while self._cuts and self._cuts[0] <= self._offset:
-            self._cuts.pop(0)
-        if cut is not None:
-            length = min(length, cut - self._offset)
-        if self._sparse:
-            hole = _seek(self._fd, self._offset, os.SEEK_HOLE)
-            while hole is not None and hole < self._size:
-                end = _seek(self._fd, hole, os.SEEK_DATA) or self._size
-                if end - hole >= HOLE_MIN:
-                    return min(length, hole - self._offset) or length
-                hole = _seek(self._fd, end, os.SEEK_HOLE)
-        return length
-
-    def _read(self, length: int) -> int:
-        done = 0
-        while done < length:
-            part = self._buffer[done:length]
-            if self._regular:
-                count = os.preadv(self._fd, [part], self._offset + done)
-            else:
-                count = os.readv(self._fd, [part])
-            if not count:
-                break
-            done += count
-        return done
+    def _next_length(self, hole: tuple[int, int] | None) -> int:
+        """Up to the next hole, the next cut of the earlier version, or 4 MiB."""
+        i = bisect_right(self._cuts, self._offset)
+        stop = self._offset + PIECE_MAX
+        if i < len(self._cuts):
+            stop = min(stop, self._cuts[i])
+        if hole is not None:
+            stop = min(stop, hole[0])
+        return stop - self._offset
 
     def _take(self, data: memoryview) -> None:
         self._hasher.update(data)
         self._rows.append((self._batch.add_piece(data), len(data)))
         self._offset += len(data)
 
-    def _take_hole(self) -> bool:
-        if self._offset >= self._size:
-            return False
-        data = _seek(self._fd, self._offset, os.SEEK_DATA)
-        end = self._size if data is None else data
-        if end - self._offset < HOLE_MIN:
-            return False
-        _hash_zeros(self._hasher, end - self._offset)
-        self._rows.append((_HOLE, end - self._offset))
-        self._offset = end
-        return True
+    def _take_hole(self, count: int) -> None:
+        _hash_zeros(self._hasher, count)
+        self._rows.append((_HOLE, count))
+        self._offset += count
 
 
 def _cuts_of(batch: Batch, previous: ObjectId | None) -> list[int]:
@@ -294,7 +369,7 @@ class Content:
 
     __slots__ = ("_location", "_manifest", "_objects", "_pieces", "id", "size")
 
-    def __init__(self, objects: ObjectStore, entry: Entry) -> None:
+    def __init__(self, objects: Reader, entry: Entry) -> None:
         """Raises NotFound, Corrupt."""
         self._objects = objects
         self.id, self.size = entry.id, entry.size
@@ -384,19 +459,13 @@ class Content:
             at_piece, wanted = 0, location.length
         else:
             at_piece, wanted = at, count
-        data = bytearray(wanted)
-        segment = self._objects.segment(location.segment)
-        try:
-            if os.preadv(segment.fd, [data], location.offset + at_piece, os.RWF_NOWAIT) != wanted:
-                return None
-        except OSError:  # EAGAIN: not in the page cache; EOPNOTSUPP: a filesystem that cannot say
-            return None
-        if not verified:
-            self._check(id, data, location)
-            return bytes(data[at : at + count])
-        return bytes(data)
+        data = self._objects.segment(location.segment).read_nowait(location.offset + at_piece, wanted)
+        if data is None or verified:
+            return data
+        self._check(id, data, location)
+        return data if count == len(data) else data[at : at + count]
 
-    def _check(self, id: ObjectId, whole: bytes | bytearray, location: Location) -> None:
+    def _check(self, id: ObjectId, whole: bytes, location: Location) -> None:
         if hash_bytes(whole) != id:
             raise Corrupt(
                 f"the data of a file is damaged: piece {id.hex()}, segment {location.segment:08x}, "
@@ -409,7 +478,7 @@ class Content:
         verified.add(id)
 
 
-def open_content(objects: ObjectStore, entry: Entry) -> Content:
+def open_content(objects: Reader, entry: Entry) -> Content:
     """Open a file for reading. Raises NotFound, Corrupt."""
     return Content(objects, entry)
 

@@ -177,3 +177,17 @@ def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 
     return Entry(
         Kind.SYMLINK, 0o777, uid, gid, mtime_ns, len(target), _target_id(target), target=target
     )
+
+
+def encode_leaf(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
+    """The fixed part and the tail (name length u8, name, extra) of an entry, as in a leaf node."""
+    fixed, extra = entry.encode()
+    return fixed, bytes((len(name),)) + name + extra
+
+
+def decode_leaf(fixed: bytes, tail: bytes) -> tuple[bytes, Entry]:
+    """The reverse of `encode_leaf`. Raises Corrupt."""
+    if not tail or len(tail) < 1 + tail[0]:
+        raise Corrupt("a directory entry is damaged")
+    length = 1 + tail[0]
+    return tail[1:length], decode_entry(fixed, tail[length:])

@@ -99,10 +99,13 @@ class Slot:
             try:
                 run = self._start(order)
             except OSError as error:
-                reply = refusal(f"cannot start a process for the datum: {error.strerror}")
+                reply = failure(f"cannot start a process for the datum: {error.strerror}")
             else:
                 reply = run.watch()
-            wire.write_all(self._socket, wire.pack(reply))
+            try:
+                wire.write_all(self._socket, wire.pack(reply))
+            except BrokenPipeError:
+                return
             if not reply["usable"]:
                 return
 
@@ -140,6 +143,7 @@ class Slot:
                 pid = os.fork()
                 if pid == 0:
                     os.close(self._socket)
+                    os.close(report)
                     datum.run(order, self._host, self._view, told)
             finally:
                 syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
@@ -168,7 +172,7 @@ class Run:
         exit_fd = os.pidfd_open(self._pid)
         try:
             if not self._wait_for_exit(exit_fd):
-                return refusal("a process of the datum hangs in the kernel and cannot be killed", usable=False)
+                return failure("a process of the datum hangs in the kernel and cannot be killed", lost=True, usable=False)
             _, status, usage = os.wait4(self._pid, 0)
             ended_ns = time.time_ns()
             while self._read_report():
@@ -221,7 +225,7 @@ class Run:
 
     def _reply(self, status: int, usage: struct_rusage, ended_ns: int) -> wire.Reply:
         if (error := self._reports.get("error")) is not None:
-            return refusal(error["message"])
+            return failure(error["message"])
         started = self._reports.get("started")
         result: wire.Result = {
             "reason": self._ended_by or "",
@@ -235,11 +239,28 @@ class Run:
             "system_s": usage.ru_stime,
         }
         if (ended := self._reports.get("ended")) is not None:
-            describe_end(result, ended)
+            add_end(result, ended)
         elif (not_run := self._reports.get("not_run")) is not None:
             result.update(
                 reason=not_run["reason"], exit_code=not_run["exit_code"], signal=None, message=not_run["message"]
             )
         elif self._ended_by not in ("timeout", "killed"):
-            return lost(status)
+            end = os.waitstatus_to_exitcode(status)
+            how = f"was killed by signal {-end}" if end < 0 else f"exited with code {end}"
+            return failure(f"the process that watched the datum {how}", lost=True)
         return {"result": result, "error": None, "lost": False, "usable": True}
+
+
+def add_end(result: wire.Result, ended: wire.Report) -> None:
+    """The command ended by itself, whatever happened to the rest of its processes."""
+    code = os.waitstatus_to_exitcode(ended["status"])
+    result["ended_ns"] = ended["at_ns"]
+    result["user_s"] = max(0.0, result["user_s"] - ended["own_user_s"])
+    result["system_s"] = max(0.0, result["system_s"] - ended["own_system_s"])
+    result["signal"] = -code if code < 0 else None
+    result["exit_code"] = code if code >= 0 else None
+    result["reason"] = "ok" if code == 0 else "failed" if code > 0 else "signalled"
+
+
+def failure(error: str, *, lost: bool = False, usable: bool = True) -> wire.Reply:
+    return {"result": None, "error": error, "lost": lost, "usable": usable}

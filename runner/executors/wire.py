@@ -45,23 +45,30 @@ if TYPE_CHECKING:
         system_s: float
 
     class Reply(TypedDict):
-        """Worker to runner: the one answer to each `Order`. One of `result` and `error` is not None."""
+        """Worker to runner: the one answer to each `Order`; either `result` or `error` is not None."""
 
         result: Result | None
-        error: str | None  # why the command was not run, or what became of it is not known
-        usable: bool  # whether the worker can take another order
+        error: str | None
+        lost: bool  # of `error`: the command may have run; otherwise it did not
+        usable: bool  # whether the worker takes another order
 
-    class Report(TypedDict):
-        """A datum's PID 1 to its worker: `started`, then one of the others."""
+    class Report(TypedDict, total=False):
+        """A datum's PID 1 to its worker: `started`, then one of the others; or only `not_run` or `error`."""
 
         kind: Literal["started", "ended", "not_run", "error"]
-        at_ns: int
+        at_ns: int  # of `started` and `ended`
         status: int  # of `ended`: as wait(2) gives it
-        own_user_s: float  # of `ended`: what PID 1 itself has used, which is not the command's
+        own_user_s: float  # of `ended`: what PID 1 itself has used
         own_system_s: float
         reason: str  # of `not_run`
-        exit_code: int  # of `not_run`
+        exit_code: int
         message: str  # of `not_run` and `error`
+
+    class Greeting(TypedDict):
+        """Worker to runner, once: ready (`step` is None), or what the machine refused."""
+
+        step: str | None
+        errno: int
 
 
 LENGTH_SIZE = 8

@@ -1,0 +1,44 @@
+"""Results of datums that ran: datum key → what they left behind, for whoever asks the same again.
+
+| table | key | value |
+|---|---|---|
+| results | datum key (32) | fixed part (64) and tail of a leaf entry: the datum's directory, named by the key in hex; then last use, u64 BE seconds |
+
+A result is a weak root: gc may drop it by age, and then the datum runs again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from pfsmount.errors import Corrupt
+from pfsmount.ids import ObjectId
+from pfsmount.objects.index import Table
+from pfsmount.objects.store import Batch
+from pfsmount.repo.store import Store
+from pfsmount.tree.entry import FIXED, Entry, decode_leaf, encode_leaf
+
+_TIME_BYTES = 8
+
+
+def find_result(store: Store, key: ObjectId) -> Entry | None:
+    """The directory that a datum with this key left behind, or None. Raises Corrupt."""
+    raw = store.objects.index.get(Table.RESULTS, key)
+    if raw is None:
+        return None
+    name, entry = decode_leaf(raw[: FIXED.size], raw[FIXED.size : -_TIME_BYTES])
+    if name != key.hex().encode("ascii"):
+        raise Corrupt(f"the result of datum {key.hex()[:12]} has the name of another")
+    return entry
+
+
+def save_results(store: Store, batch: Batch, results: Mapping[ObjectId, Entry]) -> None:
+    """Make results durable, together with the objects of the batch that they need. Raises NoSpace."""
+    batch.prepare()
+    now = int(time.time()).to_bytes(_TIME_BYTES, "big")
+    with store.objects.index.write() as txn:
+        batch.publish(txn)
+        for key, entry in results.items():
+            txn.put(Table.RESULTS, key, b"".join(encode_leaf(key.hex().encode("ascii"), entry)) + now)
+    batch.published()
