@@ -401,6 +401,24 @@ class Content:
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def parts(self, size: int) -> Iterator[tuple[range, bytes | None]]:
+        """The whole file from front to back in parts of at most `size` bytes; None for (a part of) a hole.
+
+        Raises Corrupt, NotFound.
+        """
+        if self._manifest is None:
+            for offset in range(0, self.size, size):
+                data = self.read(offset, size)
+                yield range(offset, offset + len(data)), data
+            return
+        for offset, id, length in pieces(self._objects, self._manifest):
+            if id is None:
+                yield range(offset, offset + length), None
+                continue
+            for at in range(0, length, size):
+                data = self._read_piece(id, self._locate(id), at, min(size, length - at))
+                yield range(offset + at, offset + at + len(data)), data
+
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `read`, but None when that would wait for the disk or for hashing more than 128 KiB."""
         size = min(size, self.size - offset)

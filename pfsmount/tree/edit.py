@@ -207,21 +207,31 @@ def replace_contents(entry: Entry, summary: DirectorySummary) -> Entry:
 
 
 def edit_paths(
-    batch: Batch, root: Entry, changes: Mapping[RepoPath, Entry | None], *, parent: Entry | None = None
+    batch: Batch,
+    root: Entry,
+    changes: Mapping[RepoPath, Entry | None],
+    *,
+    parent: Entry | None = None,
+    mtime_ns: int | None = None,
 ) -> Entry:
     """The tree `root` with entries set (or removed, None) at paths.
 
     A change at a path counts before changes below it. Missing directories on the way are made with the attributes of
-    `parent` (default: those of `root`). Raises NotADirectory when a path runs through a file that no change removes.
+    `parent` (default: those of `root`). Directories in which a name changes get `mtime_ns`, when given. Raises NotADirectory when a path runs through a file that no change removes.
     """
     if not changes:
         return root
     template = (root if parent is None else parent).replace(xattrs=b"", xattrs_id=None)
-    return _edit_below(batch, root, (), sorted(changes.items()), template)
+    return _edit_below(batch, root, (), sorted(changes.items()), template, mtime_ns)
 
 
 def _edit_below(
-    batch: Batch, directory: Entry, path: RepoPath, changes: list[tuple[RepoPath, Entry | None]], template: Entry
+    batch: Batch,
+    directory: Entry,
+    path: RepoPath,
+    changes: list[tuple[RepoPath, Entry | None]],
+    template: Entry,
+    mtime_ns: int | None,
 ) -> Entry:
     depth = len(path)
     if changes and len(changes[0][0]) == depth:
@@ -251,10 +261,11 @@ def _edit_below(
             if all(change is None for _, change in group):
                 continue
             old = replace_contents(template, EMPTY_DIRECTORY)
-        here[name] = _edit_below(batch, old, (*path, name), group, template)
-    if not here:
-        return directory
-    return replace_contents(directory, edit_directory(batch, directory.id, here))
+        here[name] = _edit_below(batch, old, (*path, name), group, template, mtime_ns)
+    edited = replace_contents(directory, edit_directory(batch, directory.id, here)) if here else directory
+    if edited.id == directory.id or mtime_ns is None:
+        return edited
+    return edited.replace(mtime_ns=mtime_ns)
 
 
 __all__ = [

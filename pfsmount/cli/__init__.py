@@ -1,0 +1,1 @@
+"""The `pfs` command: parse, one library call, print."""

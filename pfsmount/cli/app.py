@@ -1,0 +1,68 @@
+"""The `pfs` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pfsmount
+from pfsmount.cli import files, history, mount, output, repos, work
+
+app = typer.Typer(
+    help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output.say(f"pfs {pfsmount.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    store: Annotated[
+        Path | None, typer.Option("--store", help="The store; default: $PFS_STORE, else the user's data directory.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Set what all commands share."""
+    output.use_store(store)
+
+
+app.command()(repos.init)
+app.add_typer(repos.repo_app, name="repo")
+app.command()(repos.branch)
+app.command()(files.put)
+app.command()(files.get)
+app.command()(files.ls)
+app.command()(files.cat)
+app.command()(files.cp)
+app.command()(files.rm)
+app.command()(history.log)
+app.command()(history.diff)
+app.command()(history.show)
+app.command()(history.lineage)
+app.command()(work.status)
+app.command()(work.commit)
+app.command()(work.discard)
+app.command()(mount.mount)
+app.command()(mount.umount)
+app.command()(mount.mounts)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    output.run_app(app, "pfs")
+
+
+if __name__ == "__main__":
+    main()

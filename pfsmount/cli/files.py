@@ -1,0 +1,335 @@
+"""`pfs put`, `get`, `ls`, `cat`, `cp`, `rm`: files in and out, and by reference."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pfsmount.cli import output
+from pfsmount.cli.repos import JsonFlag
+from pfsmount.errors import InvalidInput, IsADirectory, NotFound, NotPermitted
+from pfsmount.ids import RepoPath, display, path_bytes
+from pfsmount.revision import Target, parse_target
+
+if TYPE_CHECKING:
+    from pfsmount.repo.commit import Commit
+    from pfsmount.repo.store import Store
+    from pfsmount.tree.entry import Entry
+
+MessageOption = Annotated[str | None, typer.Option("--message", "-m", help="What this commit is about.")]
+Place = Annotated[str, typer.Argument(help="REPO[@REVISION][:/PATH]", metavar="TARGET")]
+
+
+def writable_branch(store: Store, target: Target) -> str:
+    """The branch that a target names. Raises NotPermitted when it is a commit or an ancestor."""
+    resolved = store.resolve(target.repo, target.revision)
+    if resolved.branch is None:
+        raise NotPermitted(
+            f"{target.repo}@{target.revision} is a commit, which never changes",
+            hint="write to a branch; 'pfs branch' makes one at any commit",
+        )
+    if resolved.worktree is not None:
+        raise NotPermitted("private worktrees are written through the mount")
+    return resolved.branch
+
+
+def entry_at(store: Store, target: Target) -> Entry:
+    """What a target names: the root when it has no path. Raises NotFound."""
+    from pfsmount.tree.directory import find
+
+    resolved = store.resolve(target.repo, target.revision)
+    entry = find(store.objects, store.root_of(resolved), target.path or ())
+    if entry is None:
+        raise NotFound(f"there is no {display(str(target))}")
+    return entry
+
+
+def say_commit(commit: Commit | None, repo: str, branch: str, did: str) -> None:
+    """The one line that every committing command ends with."""
+    if commit is None:
+        output.say(f"nothing changed: {repo}@{branch} has all of it already; no commit was made")
+    else:
+        output.say(f"{did}; {repo}@{branch} is now {commit.id.hex()[:12]}")
+
+
+def put(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files and directories ('-': standard input), then REPO@BRANCH[:/PATH].", metavar="SOURCE... TARGET"
+        ),
+    ],
+    message: MessageOption = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Mirror: also delete what the source directory does not have.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Copy files into a branch, as one commit.
+
+    A directory becomes the target itself (as 'cp -rT'): its files are added or overwrite, nothing is deleted. Several sources, or a
+    target with a '/' at its end, go into the target.
+    """
+    from pfsmount.repo.ingest import IngestReport
+    from pfsmount.repo.ingest import put as put_files
+
+    if len(arguments) < 2:
+        raise InvalidInput("put takes at least one source and a target", hint="pfs put photos/ images@master:/2026")
+    *sources, last = arguments
+    target = parse_target(last)
+    if any(":" in source and "@" in source and not os.path.lexists(source) for source in sources):
+        raise InvalidInput(
+            "put copies local files into a repo; its target comes last",
+            hint="'pfs get' copies out, 'pfs cp' between repos",
+        )
+    into = last.endswith("/") or not target.path
+    if "-" in sources and (len(sources) > 1 or into):
+        raise InvalidInput("standard input needs the name of a file", hint="pfs put - images@master:/name.txt")
+    with output.open_store() as store, output.Progress("putting") as bar:
+        branch = writable_branch(store, target)
+
+        def progress(report: IngestReport) -> None:
+            bar.update(note=f"{report.files:,} files, {output.human_size(report.bytes)}")
+
+        commit, report = put_files(
+            store,
+            [sys.stdin.fileno() if source == "-" else os.fsencode(source) for source in sources],
+            target.repo,
+            branch,
+            target.path or (),
+            into=into and sources != ["-"],
+            message=message or f"put {' '.join(sources[:3])}{' …' if len(sources) > 3 else ''}",
+            delete=delete,
+            origin={"how": "put", "from": os.getcwd(), "sources": sources[:100]},
+            progress=progress,
+        )
+    for path in report.skipped[:20]:
+        output.note(f"pfs: {display(path)} is a socket, FIFO or device and was left out")
+    if json:
+        output.print_json(
+            {
+                "repo": target.repo,
+                "branch": branch,
+                "commit": None if commit is None else commit.id.hex(),
+                "files": report.files,
+                "bytes": report.bytes,
+                "skipped": [os.fsdecode(path) for path in report.skipped],
+            }
+        )
+        return
+    did = f"put {output.plural(report.files, 'file')} ({output.human_size(report.bytes)})"
+    say_commit(commit, target.repo, branch, did)
+
+
+def get(
+    source: Place,
+    destination: Annotated[str, typer.Argument(help="A file or directory; '-' is standard output.")],
+) -> None:
+    """Copy a file or directory out of a repo.
+
+    A directory becomes the destination itself, as 'cp -rT'. A file goes into a destination that is a directory.
+    """
+    from pfsmount.repo.export import Export, ExportReport
+
+    target = parse_target(source)
+    with output.open_store() as store, output.Progress("getting") as bar:
+        entry = entry_at(store, target)
+
+        def progress(report: ExportReport) -> None:
+            bar.update(note=f"{report.files:,} files, {output.human_size(report.bytes)}")
+
+        export = Export(store.objects, progress)
+        to = os.fsencode(destination)
+        if destination == "-":
+            if entry.is_directory:
+                raise IsADirectory(f"{display(str(target))} is a directory")
+            sys.stdout.flush()
+            export.stream(entry, sys.stdout.fileno())
+            return
+        if entry.is_directory:
+            export.directory(entry, to)
+        else:
+            name = (target.path or ())[-1]
+            if to.endswith(b"/") or os.path.isdir(to):
+                os.makedirs(to, exist_ok=True)
+                directory = to
+            else:
+                directory, name = os.path.dirname(to) or b".", os.path.basename(to)  # type: ignore[assignment]
+            if not os.path.isdir(directory):
+                raise NotFound(f"there is no directory {display(directory)}")
+            export.file(entry, directory, name)
+    report = export.report
+    output.say(
+        f"got {output.plural(report.files, 'file')} ({output.human_size(report.bytes)}) into {display(to)}"
+    )
+
+
+def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET...")]) -> None:
+    """Print files."""
+    from pfsmount.repo.export import Export
+    from pfsmount.tree.entry import Kind
+
+    with output.open_store() as store:
+        found = []
+        for text in targets:
+            target = parse_target(text)
+            entry = entry_at(store, target)
+            if entry.kind is not Kind.FILE:
+                raise IsADirectory(f"{display(str(target))} is not a file")
+            found.append(entry)
+        sys.stdout.flush()
+        export = Export(store.objects)
+        for entry in found:
+            export.stream(entry, sys.stdout.fileno())
+
+
+def ls(
+    target: Annotated[
+        str | None, typer.Argument(help="REPO[@REVISION][:/PATH]; without it, all branches.", metavar="TARGET")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Mode, size, time and id.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-R", help="Everything below.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """List a directory."""
+    with output.open_store() as store:
+        if target is None:
+            names = [f"{repo.name}@{ref.name}" for repo in store.repos() for ref in store.branches(repo.name)]
+            if json:
+                output.print_json(names)
+            else:
+                for name in names:
+                    output.say(name)
+            return
+        parsed = parse_target(target)
+        listed = _listing(store, parsed, recursive)
+        if json:
+            output.print_json([_entry_json(path, entry) for path, entry in listed])
+        elif long:
+            output.table([_long_row(path, entry) for path, entry in listed])
+        else:
+            for path, entry in listed:
+                output.say(display(b"/".join(path)) + ("/" if entry.is_directory else ""))
+
+
+def _listing(store: Store, target: Target, recursive: bool) -> Any:
+    from pfsmount.tree.directory import entries, walk
+
+    entry = entry_at(store, target)
+    if not entry.is_directory:
+        return [((target.path or ())[-1:], entry)]
+    if recursive:
+        return (step for step in walk(store.objects, entry) if step[0])
+    return (((name,), child) for name, child in entries(store.objects, entry.id))
+
+
+def _entry_json(path: RepoPath, entry: Entry) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "path": os.fsdecode(b"/".join(path)),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "mtime_ns": entry.mtime_ns,
+        "size": entry.size,
+        "id": entry.id.hex(),
+    }
+    if entry.is_directory:
+        found["content_id"] = entry.content.hex()
+        found["files"] = entry.files
+    if entry.target is not None:
+        found["target"] = os.fsdecode(entry.target)
+    return found
+
+
+def _long_row(path: RepoPath, entry: Entry) -> tuple[str, ...]:
+    bits = {1: stat.S_IFREG, 2: stat.S_IFDIR, 3: stat.S_IFLNK}[entry.kind]
+    name = display(b"/".join(path)) + ("/" if entry.is_directory else "")
+    if entry.target is not None:
+        name += f" -> {display(entry.target)}"
+    return (
+        stat.filemode(bits | entry.mode),
+        str(entry.size),
+        output.local_time(entry.mtime_ns)[:19],
+        entry.content.hex()[:12],
+        name,
+    )
+
+
+def cp(
+    arguments: Annotated[
+        list[str], typer.Argument(help="Places in repos, then REPO@BRANCH[:/PATH].", metavar="SOURCE... TARGET")
+    ],
+    message: MessageOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy between repos and branches by reference: no data is copied, whatever the size.
+
+    As with put, one directory becomes the target itself; a file, or several sources, go into a target that is a directory.
+    """
+    from pfsmount.repo.edits import Source, copy
+
+    if len(arguments) < 2:
+        raise InvalidInput("cp takes at least one source and a target")
+    *texts, last = arguments
+    target = parse_target(last)
+    with output.open_store() as store:
+        branch = writable_branch(store, target)
+        sources = []
+        for text in texts:
+            parsed = parse_target(text)
+            sources.append(Source(str(parsed), (parsed.path or ())[-1:], entry_at(store, parsed)))
+        commit = copy(
+            store,
+            sources,
+            target.repo,
+            branch,
+            target.path or (),
+            into=last.endswith("/") or not target.path,
+            message=message or f"cp {' '.join(texts[:3])}",
+        )
+    _committed(commit, target, branch, f"copied {output.plural(len(sources), 'source')}", json)
+
+
+def rm(
+    targets: Annotated[list[str], typer.Argument(help="REPO@BRANCH:/PATH, all of one branch.", metavar="TARGET...")],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="What is not there is no error.")] = False,
+    message: MessageOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Delete files from a branch, as one commit. Earlier commits keep them."""
+    from pfsmount.repo.edits import remove
+
+    parsed = [parse_target(text) for text in targets]
+    first = parsed[0]
+    if any((target.repo, target.revision) != (first.repo, first.revision) for target in parsed):
+        raise InvalidInput("rm takes paths of one branch at a time")
+    if any(not target.path for target in parsed):
+        raise InvalidInput("rm needs a path", hint="'pfs repo delete' deletes a whole repo")
+    with output.open_store() as store:
+        branch = writable_branch(store, first)
+        paths = [target.path or () for target in parsed]
+        commit = remove(
+            store,
+            first.repo,
+            branch,
+            paths,
+            recursive=recursive,
+            missing_ok=force,
+            message=message or f"rm {' '.join(display(path_bytes(path)) for path in paths[:3])}",
+        )
+    _committed(commit, first, branch, f"deleted {output.plural(len(paths), 'path')}", json)
+
+
+def _committed(commit: Commit | None, target: Target, branch: str, did: str, json: bool) -> None:
+    if json:
+        output.print_json(
+            {"repo": target.repo, "branch": branch, "commit": None if commit is None else commit.id.hex()}
+        )
+    else:
+        say_commit(commit, target.repo, branch, did)

@@ -1,0 +1,245 @@
+"""What both command lines share: finding the store, printing, progress, and the one table of exit codes.
+
+| exit code | when |
+|---|---|
+| 0 | done, or nothing to do |
+| 1 | it failed; the message says what and what to do |
+| 2 | the command line cannot be understood |
+| 3 | a conflict: a head moved, or changes touch one path |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pfsmount.errors import Conflict, InvalidInput, NotAStore, PfsError
+from pfsmount.ids import display
+
+if TYPE_CHECKING:
+    from pfsmount.repo.store import Store
+
+EXIT_FAILED, EXIT_USAGE, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 3, 130
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_store_option: Path | None = None
+
+
+def use_store(path: Path | None) -> None:
+    """Remember what `--store` said, for `open_store`."""
+    global _store_option
+    if path is not None:
+        _store_option = path
+
+
+def store_path(option: Path | None = None) -> Path:
+    """Where the store is: `--store`, else $PFS_STORE, else the user's data directory."""
+    option = option or _store_option
+    if option is not None:
+        return option.absolute()
+    named = os.environ.get("PFS_STORE")
+    if named:
+        return Path(named).absolute()
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(data) / "pfs" / "store"
+
+
+def open_store(option: Path | None = None) -> Store:
+    """Open the store that the user means. Raises NotAStore with what to do."""
+    from pfsmount.repo.store import Store
+
+    path = store_path(option)
+    try:
+        return Store.open(path, author=author())
+    except NotAStore as error:
+        named = _store_option or option or os.environ.get("PFS_STORE")
+        hint = error.hint if named else "make one with 'pfs init', or name one with --store or PFS_STORE"
+        raise NotAStore(error.message, hint=hint) from None
+
+
+def author() -> str:
+    """Who makes commits: `$PFS_AUTHOR`, else user@host."""
+    named = os.environ.get("PFS_AUTHOR")
+    if named:
+        return named
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error: the only place that decides it."""
+    if isinstance(error, InvalidInput):
+        return EXIT_USAGE
+    if isinstance(error, Conflict):
+        return EXIT_CONFLICT
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run a Typer app; every error ends as one line (and what to do), never as a traceback."""
+    try:
+        app(prog_name=name, standalone_mode=True)
+    except PfsError as error:
+        print_error(name, error)
+        raise SystemExit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_FAILED) from None
+    except OSError as error:
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        print(f"{name}: {display(what)}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except Exception as error:
+        if os.environ.get("PFS_DEBUG"):
+            raise
+        print(
+            f"{name}: this is a bug in pfs: {type(error).__name__}: {error} (PFS_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_FAILED) from None
+
+
+def print_error(name: str, error: PfsError) -> None:
+    """One line for what happened, one for what to do."""
+    print(f"{name}: {error.message}", file=sys.stderr)
+    if isinstance(error, Conflict):
+        for path in error.paths:
+            print(f"  {display(path)}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+
+
+def say(text: str = "") -> None:
+    """A line for a person, on standard output."""
+    sys.stdout.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+
+
+def note(text: str) -> None:
+    """A line beside the result, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON; names that are not UTF-8 appear as lone surrogates (\\udcXX)."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=True)
+    sys.stdout.write("\n")
+
+
+def table(rows: Iterable[Sequence[str]], headers: Sequence[str] | None = None) -> None:
+    """Rows in columns; a column whose cells all look like numbers is set to the right."""
+    lines = [list(row) for row in rows]
+    if not lines:
+        return
+    shown = ([list(headers)] if headers else []) + lines
+    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
+    right = [all(row[i][:1].isdigit() for row in lines) for i in range(len(widths))]
+    for row in shown:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        say("  ".join(cells).rstrip())
+
+
+def human_size(count: int) -> str:
+    """Bytes for people: `412 B`, `1.4 MiB`."""
+    size = float(count)
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
+
+
+def relative_time(time_ns: int, now_ns: int | None = None) -> str:
+    """How long ago: `3 minutes ago`; the date when it is more than 30 days."""
+    seconds = ((time.time_ns() if now_ns is None else now_ns) - time_ns) / 1e9
+    if seconds < 10:
+        return "just now" if seconds > -10 else "in the future"
+    for limit, unit, name in ((60, 1, "second"), (3600, 60, "minute"), (86400, 3600, "hour")):
+        if seconds < limit:
+            count = int(seconds / unit)
+            return f"{count} {name}{'s' * (count != 1)} ago"
+    days = int(seconds / 86400)
+    return f"{days} day{'s' * (days != 1)} ago" if days <= 30 else local_time(time_ns)[:10]
+
+
+def local_time(time_ns: int) -> str:
+    """`2026-11-22 14:03:11 +0100`."""
+    seconds = time_ns // 1_000_000_000
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+class Progress:
+    """A progress bar on a terminal, nothing anywhere else. A context manager; cheap to update often.
+
+    `total` None shows counts without an end.
+    """
+
+    _INTERVAL = 0.1
+
+    def __init__(self, title: str, total: int | None = None) -> None:
+        self._title, self._total = title, total
+        self._next = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            columns = [SpinnerColumn(), TextColumn("{task.description}")]
+            if self._total is not None:
+                columns += [BarColumn(), TextColumn("{task.completed}/{task.total}")]
+            columns += [TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn()]
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int = 0, note: str = "", *, total: int | None = None) -> None:
+        """Show how far it is; calls within a tenth of a second of the last are dropped, but for the end."""
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if total is not None:
+            self._total = total
+        if now < self._next and done != self._total:
+            return
+        self._next = now + self._INTERVAL
+        self._bar.update(self._task, completed=done, note=note, total=self._total)
+
+
+def confirm(question: str) -> bool:
+    """Ask on a terminal; no elsewhere."""
+    return sys.stdin.isatty() and typer.confirm(question)
+
+

@@ -1,0 +1,234 @@
+"""The journal of a worktree: what changed on top of its base, one line an operation.
+
+A line is a JSON array (ASCII, no blanks), a blank, 16 hex digits of BLAKE3(digits of the line before ‖ the JSON), a newline; it is written by
+one write(2), so a kill leaves whole lines and a power cut at most a torn end. Reading stops at the first line whose digits are wrong.
+
+| line | meaning |
+|---|---|
+| `["journal", 1, base]` | always the first; base: hex id of the commit under all this, or null |
+| `["base", n, parent, name]` | `n` is what the base has at this name of `parent` |
+| `["new", n, parent, name, kind, mode, uid, gid, mtime_ns, extra, t]` | created; kind file, dir, symlink (extra: target), fifo, socket |
+| `["link", n, parent, name, t]` | another name |
+| `["unlink", parent, name, t]` | a name goes away, of a directory too |
+| `["rename", parent, name, parent2, name2, flags, t]` | flags 2: exchange |
+| `["attr", n, {"mode", "uid", "gid", "mtime_ns"}]` | attributes that were set |
+| `["xattr", n, name, value]` | value base64, or null: removed |
+| `["whole", n]` | from now on `data/<n>` has the whole content |
+| `["size", n, size]` | of the base's content only the first `size` bytes still show |
+| `["extent", n, offset, length]` | this range is in `data/<n>`, the rest is the base's |
+| `["entry", n, fixed, extra]` | content by reference: the two parts of a tree entry, base64 |
+
+`n` and `parent` are numbers local to the journal; 1 is the root and no number is used twice. `t` is the time in ns that the directories
+got. Size and time of a file that has `data/<n>` are those of that file: the kernel keeps them through a crash of the daemon without a line
+for each write. Names are text with surrogateescape, so any bytes survive.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from pfsmount.errors import Corrupt, NoSpace, PfsError
+from pfsmount.ids import ObjectId
+from pfsmount.objects.layout import error_for, fsync_directory
+from pfsmount.tree.entry import Entry, decode_entry
+
+ROOT_NUMBER = 1
+VERSION = 1
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+_DIGITS = 16
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+Record = list[Any]
+
+
+def name_text(name: bytes) -> str:
+    """A file name as it stands in a line."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def name_bytes(text: str) -> bytes:
+    """The reverse of `name_text`."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def value_text(value: bytes | None) -> str | None:
+    """Bytes as they stand in a line."""
+    return None if value is None else base64.b64encode(value).decode("ascii")
+
+
+def value_bytes(text: str | None) -> bytes | None:
+    """The reverse of `value_text`."""
+    return None if text is None else base64.b64decode(text)
+
+
+def entry_record(number: int, entry: Entry) -> Record:
+    """The line that gives a node its content by reference."""
+    fixed, extra = entry.encode()
+    return ["entry", number, value_text(fixed), value_text(extra)]
+
+
+def entry_of(record: Record) -> Entry:
+    """The entry in an `entry` line. Raises Corrupt."""
+    return decode_entry(base64.b64decode(record[2]), base64.b64decode(record[3]))
+
+
+def _digits(before: bytes, text: bytes) -> bytes:
+    return blake3(before + text).hexdigest(_DIGITS // 2).encode("ascii")
+
+
+def encode_line(record: Record, before: bytes) -> tuple[bytes, bytes]:
+    """The bytes of a line, and its digits."""
+    text = _encode(record).encode("ascii")
+    digits = _digits(before, text)
+    return b"%b %b\n" % (text, digits), digits
+
+
+def decode_line(line: bytes, before: bytes) -> tuple[Record, bytes] | None:
+    """Record and digits of a line without its newline; None when it is not one."""
+    text, blank, digits = line[: -_DIGITS - 1], line[-_DIGITS - 1 : -_DIGITS], line[-_DIGITS:]
+    if blank != b" " or _digits(before, text) != digits:
+        return None
+    record = json.loads(text)
+    return (record, digits) if isinstance(record, list) and record else None
+
+
+class JournalReader:
+    """Reads the valid lines of a journal, and later those that were added since."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError."""
+        self.path = path
+        self.offset = 0
+        """Where the last valid line read ends."""
+        self.digits = b""
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def records(self) -> Iterator[Record]:
+        """The lines from where reading stopped up to the last valid one."""
+        while True:
+            block = os.pread(self._fd, 1 << 20, self.offset)
+            lines = block.split(b"\n")
+            if len(lines) < 2:
+                return
+            for line in lines[:-1]:
+                decoded = decode_line(line, self.digits)
+                if decoded is None:
+                    return
+                record, self.digits = decoded
+                self.offset += len(line) + 1
+                yield record
+
+    def torn_bytes(self) -> int:
+        """How much stands behind the last valid line."""
+        return os.fstat(self._fd).st_size - self.offset
+
+    @property
+    def is_current(self) -> bool:
+        """False when the file was deleted: another generation is valid now."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def close(self) -> None:
+        """Close; any number of times."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Journal:
+    """The journal that this process appends to. The caller holds the worktree's lock."""
+
+    def __init__(self, path: Path, fd: int, end: int, digits: bytes) -> None:
+        self.path = path
+        self.fd = fd
+        self.end = end
+        self._digits = digits
+        self._broken: PfsError | None = None
+        self._name_durable = False
+
+    @classmethod
+    def create(cls, path: Path, base: ObjectId | None) -> Journal:
+        """A new journal on top of a commit, in place of what may be at `path`. Raises NoSpace, PermissionDenied."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise error_for(error, "starting the journal of a worktree") from error
+        journal = cls(path, fd, 0, b"")
+        try:
+            journal.append(["journal", VERSION, None if base is None else base.hex()])
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
+    def resume(cls, reader: JournalReader) -> Journal:
+        """Go on where `reader` stopped; what a power cut tore is cut off."""
+        fd = os.open(reader.path, os.O_RDWR | os.O_CLOEXEC)
+        os.ftruncate(fd, reader.offset)
+        return cls(reader.path, fd, reader.offset, reader.digits)
+
+    def append(self, record: Record) -> None:
+        """Write one line. After an error the journal is as it was before. Raises NoSpace, PfsError."""
+        line, digits = encode_line(record, self._digits)
+        if self._broken is not None:
+            raise self._broken
+        try:
+            count = os.pwrite(self.fd, line, self.end)
+        except OSError as error:
+            self._cut_back()
+            raise error_for(error, "writing the journal of a worktree") from error
+        if count != len(line):
+            self._cut_back()
+            raise NoSpace("no space left for the journal of the worktree; the change was not made")
+        self.end += count
+        self._digits = digits
+
+    def _cut_back(self) -> None:
+        # A torn line would hide every line after it, so without this cut nothing more may be written.
+        try:
+            os.ftruncate(self.fd, self.end)
+        except OSError as error:
+            self._broken = error_for(error, "repairing the journal of a worktree")
+
+    def sync(self) -> None:
+        """Make all lines durable, and the journal's own name. Raises OSError."""
+        os.fdatasync(self.fd)
+        if not self._name_durable:
+            fsync_directory(self.path.parent)
+            self._name_durable = True
+
+    def close(self) -> None:
+        """Close; any number of times."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def journal_base(record: Record) -> ObjectId | None:
+    """The base in a first line. Raises Corrupt for a line that is no first line of version 1."""
+    if record[0] != "journal" or len(record) < 3:
+        raise Corrupt("the journal of a worktree does not begin as one")
+    if record[1] != VERSION:
+        raise Corrupt(f"the journal of a worktree has version {record[1]}, which this pfs does not know")
+    return None if record[2] is None else ObjectId(bytes.fromhex(record[2]))
+
+
+def journal_roots(path: Path) -> tuple[ObjectId | None, list[Entry]]:
+    """What a journal refers to, for gc: its base commit, and the entries whose content it uses. Raises Corrupt."""
+    reader = JournalReader(path)
+    try:
+        records = reader.records()
+        first = next(records, None)
+        if first is None:
+            return None, []
+        return journal_base(first), [entry_of(record) for record in records if record[0] == "entry"]
+    finally:
+        reader.close()

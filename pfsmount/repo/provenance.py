@@ -1,0 +1,127 @@
+"""Where a file came from, read from what commits say.
+
+A job's commit carries its provenance: input commits, command, code, and the job record, in which `written-by/` leads from each result to its
+datum and the datum names the input paths. Any other commit says who made it and how. Nothing here is computed from anything but
+commits and trees, so it is as durable as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pfsmount.errors import Corrupt, NotFound
+from pfsmount.ids import ObjectId, RepoPath, display, parse_path, path_bytes
+from pfsmount.repo.commit import Commit, parse_root
+from pfsmount.repo.store import Store
+from pfsmount.tree.directory import find, walk
+from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.xattrs import load_xattrs
+
+DATUM_XATTR = b"user.pfs.datum"
+_DEPTH_MAX = 64
+
+
+@dataclass(slots=True)
+class Lineage:
+    """A place in a commit, what made it, and what that was made from."""
+
+    repo: str
+    commit: Commit | None
+    """The commit that brought this version of the file; None when it is not in the store any more."""
+    path: RepoPath
+    entry: Entry | None
+    branch: str | None = None
+    datums: list[DatumInfo] = field(default_factory=list)
+    """For results of a job: the datums that wrote it."""
+    missing: str | None = None
+    """Why the search ended here, when that is not because a person made it."""
+
+
+@dataclass(slots=True)
+class DatumInfo:
+    """One datum of a job: what it saw and how it ended."""
+
+    key: str
+    meta: Mapping[str, Any]
+    inputs: list[Lineage] = field(default_factory=list)
+
+
+def lineage(store: Store, repo: str, commit: Commit, path: RepoPath, *, branch: str | None = None) -> Lineage:
+    """Everything that made what is at `path` of a commit, back to what people put. Raises NotFound, Corrupt."""
+    entry = find(store.objects, commit.tree, path)
+    if entry is None:
+        raise NotFound(f"there is no {display(path_bytes(path))} in {repo}@{commit.id.hex()[:12]}")
+    return _trace(store, repo, commit, path, entry, branch, 0)
+
+
+def _trace(
+    store: Store, repo: str, commit: Commit, path: RepoPath, entry: Entry, branch: str | None, depth: int
+) -> Lineage:
+    if depth > _DEPTH_MAX:
+        return Lineage(repo, commit, path, entry, branch, missing=f"more than {_DEPTH_MAX} jobs deep")
+    made = commit if commit.provenance is not None else introduced(store, commit, path, entry)
+    node = Lineage(repo, made, path, entry, branch)
+    if made.provenance is not None:
+        record = _record(made)
+        for key in _writers(store, record, path):
+            node.datums.append(_datum(store, made, record, key, depth))
+    return node
+
+
+def introduced(store: Store, commit: Commit, path: RepoPath, entry: Entry) -> Commit:
+    """The oldest commit up to which the content at `path` has been the same without a break."""
+    last = commit
+    for older in store.history(commit):
+        there = find(store.objects, older.tree, path)
+        if there is None or not there.same_content(entry):
+            break
+        last = older
+    return last
+
+
+def _record(commit: Commit) -> Entry:
+    try:
+        return parse_root((commit.provenance or {})["record"])
+    except (KeyError, TypeError, ValueError):
+        raise Corrupt(f"the provenance of commit {commit.id.hex()[:12]} names no job record") from None
+
+
+def _writers(store: Store, record: Entry, path: RepoPath) -> list[str]:
+    """Keys of the datums that wrote a file, or anything below a directory."""
+    entry = find(store.objects, record, parse_path(b"written-by/" + b"/".join(path)))
+    if entry is None:
+        return []
+    keys: dict[str, None] = {}
+    for _, found in walk(store.objects, entry):
+        if found.kind is Kind.SYMLINK and found.target is not None:
+            keys[os.fsdecode(found.target.rpartition(b"/")[2])] = None
+    return list(keys)
+
+
+def _datum(store: Store, commit: Commit, record: Entry, key: str, depth: int) -> DatumInfo:
+    entry = find(store.objects, record, parse_path(f"datums/{key}"))
+    if entry is None:
+        raise Corrupt(f"the job record of commit {commit.id.hex()[:12]} has no datum {key[:12]}")
+    raw = load_xattrs(store.objects, entry).get(DATUM_XATTR, b"{}")
+    info = DatumInfo(key, json.loads(raw))
+    sources = {source["name"]: source for source in (commit.provenance or {})["inputs"]}
+    for used in info.meta.get("inputs", ()):
+        source = sources[used["name"]]
+        info.inputs.append(_input(store, source, parse_path(used["path"]), depth))
+    return info
+
+
+def _input(store: Store, source: Mapping[str, Any], path: RepoPath, depth: int) -> Lineage:
+    repo, branch = source["repo"], source.get("branch")
+    try:
+        commit = store.read_commit(ObjectId(bytes.fromhex(source["commit"])))
+    except NotFound:
+        return Lineage(repo, None, path, None, branch, missing=f"commit {source['commit'][:12]} is not in this store")
+    entry = find(store.objects, commit.tree, path)
+    if entry is None:
+        return Lineage(repo, commit, path, None, branch, missing="the path is not in that commit")
+    return _trace(store, repo, commit, path, entry, branch, depth + 1)

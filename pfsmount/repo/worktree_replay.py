@@ -1,0 +1,312 @@
+"""From the lines of a journal to the state in memory, and back.
+
+`Replay` applies lines one by one, so it serves both for opening a worktree and for looking on while another process owns it.
+`snapshot` gives the shortest journal of a state: what a new generation begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.repo.journal import (
+    RENAME_EXCHANGE,
+    ROOT_NUMBER,
+    Record,
+    entry_of,
+    entry_record,
+    name_bytes,
+    name_text,
+    value_bytes,
+    value_text,
+)
+from pfsmount.repo.overlay_edit import OverlayEdit
+from pfsmount.repo.overlay_nodes import (
+    KIND_WORDS,
+    KINDS_BY_WORD,
+    Change,
+    Effects,
+    FileData,
+    Node,
+    NodeKind,
+    Touched,
+)
+from pfsmount.tree.entry import Entry, symlink_entry
+
+
+class Replay:
+    """Applies journal lines to an overlay that shows the journal's base."""
+
+    def __init__(self, overlay: OverlayEdit) -> None:
+        self._overlay = overlay
+        self.numbers: dict[int, Node] = {ROOT_NUMBER: overlay.root}
+        self.last_number = ROOT_NUMBER
+        self.effects = Effects([], [])
+        """What changed since they were last taken."""
+        if overlay.root.change is None:
+            overlay.adopt(overlay.root, ROOT_NUMBER)
+
+    def apply(self, record: Record) -> None:
+        """Apply one line. Raises Corrupt for one that does not fit to those before."""
+        try:
+            getattr(self, f"_{record[0]}")(*record[1:])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, InvalidInput) as error:
+            raise Corrupt(f"the journal of a worktree has a line that does not fit: {record!r}") from error
+
+    def _changed(self, number: int) -> tuple[Node, Change]:
+        node = self.numbers[number]
+        if node.change is None:
+            raise ValueError("no change")
+        self.effects.attributes.append(node.ino)
+        return node, node.change
+
+    def _name(self, parent: int, text: str) -> tuple[Node, bytes]:
+        directory, name = self.numbers[parent], name_bytes(text)
+        self.effects.entries.append((directory.ino, name))
+        self.effects.attributes.append(directory.ino)
+        return directory, name
+
+    def _enter(self, number: int, node: Node) -> None:
+        self.numbers[number] = node
+        self.last_number = max(self.last_number, number)
+
+    def _journal(self, *_: object) -> None:
+        raise ValueError("a first line in the middle")
+
+    def _base(self, number: int, parent: int, text: str) -> None:
+        directory, name = self._name(parent, text)
+        node = self._overlay.lookup(directory, name)
+        if node is None or node.change is not None:
+            raise ValueError("the base does not have it")
+        self._overlay.adopt(node, number)
+        self._enter(number, node)
+
+    def _new(
+        self,
+        number: int,
+        parent: int,
+        text: str,
+        word: str,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        extra: str | None,
+        time_ns: int | None = None,
+    ) -> None:
+        directory, name = self._name(parent, text)
+        kind = KINDS_BY_WORD[word]
+        entry = symlink_entry(name_bytes(extra or ""), uid=uid, gid=gid) if kind is NodeKind.SYMLINK else None
+        node = self._overlay.new_node(kind, directory, name, entry)
+        node.change = change = Change(number, mode, uid, gid, mtime_ns)
+        if kind is NodeKind.FILE:
+            change.data = FileData()
+        self._overlay.add(directory, name, node, mtime_ns if time_ns is None else time_ns)
+        self._enter(number, node)
+
+    def _link(self, number: int, parent: int, text: str, time_ns: int) -> None:
+        node, _ = self._changed(number)
+        self._overlay.add_link(*self._name(parent, text), node, time_ns)
+
+    def _unlink(self, parent: int, text: str, time_ns: int) -> None:
+        directory, name = self._name(parent, text)
+        node = self._overlay.lookup(directory, name)
+        if node is None:
+            raise ValueError("nothing to unlink")
+        self._overlay.remove(directory, name, node, time_ns)
+
+    def _rename(self, parent: int, text: str, parent2: int, text2: str, flags: int, time_ns: int) -> None:
+        old, new = self._name(parent, text), self._name(parent2, text2)
+        node, other = self._overlay.lookup(*old), self._overlay.lookup(*new)
+        if node is None:
+            raise ValueError("nothing to rename")
+        if flags & RENAME_EXCHANGE:
+            if other is None:
+                raise ValueError("nothing to exchange with")
+            self._overlay.exchange(old, node, new, other, time_ns)
+            return
+        if other is not None:
+            self._overlay.remove(*new, other, time_ns)
+        self._overlay.rename(old, node, new, time_ns)
+
+    def _attr(self, number: int, values: dict[str, int]) -> None:
+        node, change = self._changed(number)
+        get = values.get
+        self._overlay.set_attributes(
+            node, get("mode"), get("uid"), get("gid"), get("mtime_ns"), change.ctime_ns
+        )
+
+    def _xattr(self, number: int, text: str, value: str | None) -> None:
+        node, change = self._changed(number)
+        self._overlay.set_xattr(node, name_bytes(text), value_bytes(value), change.ctime_ns)
+
+    def _whole(self, number: int) -> None:
+        node, change = self._changed(number)
+        change.data = FileData()
+        self._overlay.touch(node)
+
+    def _partial(self, number: int) -> FileData:
+        node, change = self._changed(number)
+        self._overlay.touch(node)
+        if change.data is None:
+            if node.entry is None:
+                raise ValueError("a part of nothing")
+            change.data = FileData(node.entry.size)
+        return change.data
+
+    def _size(self, number: int, size: int) -> None:
+        data = self._partial(number)
+        data.base_size = min(data.base_size, size)
+        if data.extents is not None:
+            data.extents.clip(size)
+
+    def _extent(self, number: int, offset: int, length: int) -> None:
+        data = self._partial(number)
+        if data.extents is not None:
+            data.extents.add(offset, offset + length)
+
+    def _entry(self, number: int, fixed: str, extra: str) -> None:
+        node, change = self._changed(number)
+        node.entry = entry_of([None, None, fixed, extra])
+        change.data = None
+
+
+@dataclass(slots=True)
+class DirectoryState:
+    """What a directory that the journal speaks of will be in the next generation."""
+
+    entry: Entry | None
+    names: dict[bytes, Node]
+    hidden: set[bytes]
+
+
+@dataclass(slots=True)
+class NextState:
+    """How the next generation differs from what is in memory now; empty: not at all."""
+
+    directories: dict[Node, DirectoryState] = field(default_factory=dict)
+    entries: dict[Node, Entry] = field(default_factory=dict)
+    """New content by reference of files that stay changed, and of nodes that become clean."""
+    in_place: dict[Node, bool] = field(default_factory=dict)
+    attributes: dict[Node, tuple[int, int, int]] = field(default_factory=dict)
+    """Mode, uid and gid of directories that follow the base."""
+    clean: list[Node] = field(default_factory=list)
+    """Nodes that show the base from then on."""
+    separate: list[tuple[Node, bytes]] = field(default_factory=list)
+    """Names of hard links that become files of their own."""
+
+    def directory(self, node: Node) -> DirectoryState:
+        """The next state of a directory, or the present one."""
+        state = self.directories.get(node)
+        if state is not None:
+            return state
+        assert node.change is not None
+        return DirectoryState(node.entry, node.change.names, node.change.hidden)
+
+    def is_in_place(self, node: Node) -> bool:
+        assert node.change is not None
+        return self.in_place.get(node, node.change.in_place)
+
+    def is_empty(self, root: Node) -> bool:
+        """True when nothing stays changed."""
+        if root.change is None:
+            return True
+        state = self.directory(root)
+        return not (state.names or state.hidden or (root.change.touched and root not in self.clean))
+
+
+def snapshot(root: Node, after: NextState) -> Iterator[Record]:
+    """The lines of a journal that says what is changed. Parents come before their entries."""
+    assert root.change is not None
+    written: set[int] = {root.change.number}
+    yield from _own_records(root, after)
+    stack = [root]
+    while stack:
+        directory = stack.pop()
+        change = directory.change
+        assert change is not None
+        number, time_ns = change.number, change.mtime_ns
+        state = after.directory(directory)
+        for name in sorted(state.hidden):
+            node = state.names.get(name)
+            if node is None or not after.is_in_place(node) or _is_alias(node, directory, name):
+                yield ["unlink", number, name_text(name), time_ns]
+        for name, node in sorted(state.names.items()):
+            assert node.change is not None
+            if node.change.number in written:
+                continue
+            if _is_alias(node, directory, name):
+                continue
+            written.add(node.change.number)
+            yield from _node_records(node, directory, name, after, time_ns)
+            if node.kind is NodeKind.DIRECTORY:
+                stack.append(node)
+    yield from _link_records(root, after)
+
+
+def _is_alias(node: Node, directory: Node, name: bytes) -> bool:
+    return node.parent is not directory or node.name != name
+
+
+def _link_records(root: Node, after: NextState) -> Iterator[Record]:
+    """Further names of files, once all directories are there."""
+    stack = [root]
+    while stack:
+        directory = stack.pop()
+        assert directory.change is not None
+        for name, node in sorted(after.directory(directory).names.items()):
+            assert node.change is not None
+            if node.kind is NodeKind.DIRECTORY:
+                stack.append(node)
+            elif _is_alias(node, directory, name):
+                time_ns = directory.change.mtime_ns
+                yield ["link", node.change.number, directory.change.number, name_text(name), time_ns]
+
+
+def _node_records(
+    node: Node, directory: Node, name: bytes, after: NextState, time_ns: int
+) -> Iterator[Record]:
+    change, parent = node.change, directory.change
+    assert change is not None and parent is not None
+    text = name_text(name)
+    if after.is_in_place(node):
+        yield ["base", change.number, parent.number, text]
+    else:
+        entry = after.entries.get(node, node.entry)
+        if node.kind is NodeKind.DIRECTORY:
+            entry = after.directory(node).entry
+        target = None
+        if node.kind is NodeKind.SYMLINK and entry is not None and entry.target is not None:
+            target, entry = name_text(entry.target), None
+        word = KIND_WORDS[node.kind]
+        owner = (change.mode, change.uid, change.gid)
+        yield ["new", change.number, parent.number, text, word, *owner, change.mtime_ns, target, time_ns]
+        if entry is not None and not (change.data is not None and change.data.extents is None):
+            yield entry_record(change.number, entry)
+    yield from _own_records(node, after)
+
+
+def _own_records(node: Node, after: NextState) -> Iterator[Record]:
+    change = node.change
+    assert change is not None
+    number = change.number
+    if after.is_in_place(node):
+        values: dict[str, int] = {}
+        if change.touched & Touched.MODE:
+            values["mode"] = change.mode
+        if change.touched & Touched.OWNER:
+            values["uid"], values["gid"] = change.uid, change.gid
+        if change.touched & Touched.TIME:
+            values["mtime_ns"] = change.mtime_ns
+        if values:
+            yield ["attr", number, values]
+    for name, value in sorted((change.xattrs or {}).items()):
+        yield ["xattr", number, name_text(name), value_text(value)]
+    data = change.data
+    if data is not None and data.extents is None:
+        yield ["whole", number]
+    elif data is not None and data.extents is not None:
+        yield ["size", number, data.base_size]
+        for start, end in data.extents:
+            yield ["extent", number, start, end - start]
