@@ -76,10 +76,10 @@ install() {
         install_identity >"$VENV/pfs-installed-$1"
 }
 
+# cannot_write DIRECTORY: it is the environment's, or has to hold it
 cannot_write() {
     die "$(id -un) cannot write $1, where the virtual environment goes." \
-        "Give that user the project's directory, clone the project as that user," \
-        "or name another place: PFS_VENV=DIR $0"
+        "Clone the project as that user, or name another place: PFS_VENV=DIR $0"
 }
 
 # Two set-ups at once would install into one environment.
@@ -91,13 +91,15 @@ lock_venv() {
     flock "$VENV_LOCK"
 }
 
+# Takes the lock; from here on the environment is this script's to make.
 claim_venv_dir() {
+    [[ -w $PROJECT ]] ||
+        die "$(id -un) cannot write $PROJECT, where an installation leaves its metadata." "Clone the project as that user."
     if [[ -d $VENV && ! -e $VENV/pfs-venv && -n "$(ls -A -- "$VENV")" ]]; then
         die "$VENV exists and was not made by this script." "Move it away, or name another place: PFS_VENV=DIR $0"
     fi
+    lock_venv
     { mkdir -p -- "$VENV" && : >>"$VENV/pfs-venv" && : >"$LOG"; } 2>/dev/null || cannot_write "$VENV"
-    # pip writes the project's metadata beside setup.cfg
-    [[ -w $PROJECT ]] || cannot_write "$PROJECT"
 }
 
 # ---- Python and system packages ----------------------------------------------------------------------------------
@@ -230,6 +232,8 @@ namespace_problem() {
             echo "An administrator allows it with 'sysctl kernel.unprivileged_userns_clone=1'."
         elif [[ $(first_line /proc/sys/user/max_user_namespaces) == 0 ]]; then
             echo "An administrator allows it with 'sysctl user.max_user_namespaces=15000'."
+        else
+            echo "A chroot or a container's profile forbids it: run this outside of that, or as root."
         fi
     fi
 }
@@ -241,7 +245,6 @@ setup() {
     if venv_ready "$1"; then
         system_packages "$1" run
     else
-        lock_venv
         claim_venv_dir
         system_packages "$1" build
         venv_usable || step "virtual environment" make_venv

@@ -153,6 +153,8 @@ class Record(NamedTuple):
     kind: RecordKind
     id: ObjectId
     payload: bytes
+    intact: bool
+    """False when the payload is not what the id says: damaged, or a torn append."""
 
     @property
     def payload_offset(self) -> int:
@@ -198,9 +200,10 @@ def _record_check(fixed: bytes, id: bytes, offset: int, nonce: bytes) -> bytes:
 
 
 def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Iterator[Record]:
-    """All valid records of a tiny or meta segment's bytes, in order; torn ranges are stepped over.
+    """All records of a tiny or meta segment's bytes, in order; torn ranges are stepped over.
 
-    A record whose header is right is yielded even when its payload is damaged: compare its id.
+    A record with a right header and a wrong payload is yielded as not intact, and the scan goes on inside it: when it is the rest
+    of a torn append, what was appended later begins there.
     """
     view = memoryview(data)
     offset, end = start, len(view)
@@ -212,9 +215,12 @@ def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Itera
             id = bytes(view[body - ID_BYTES : body])
             check = bytes(view[offset + _RECORD.size : offset + _RECORD.size + 4])
             if body + length <= end and codec == 0 and check == _record_check(fixed, id, offset, nonce):
-                yield Record(offset, RecordKind(kind), ObjectId(id), bytes(view[body : body + length]))
-                offset = align(body + length, 8)
-                continue
+                payload = bytes(view[body : body + length])
+                intact = hash_bytes(payload, RecordKind(kind).hash_kind) == id
+                yield Record(offset, RecordKind(kind), ObjectId(id), payload, intact)
+                if intact:
+                    offset = align(body + length, 8)
+                    continue
         offset += 8
 
 

@@ -12,7 +12,7 @@ one write(2), so a kill leaves whole lines and a power cut at most a torn end. R
 | `["unlink", parent, name, t]` | a name goes away, of a directory too |
 | `["rename", parent, name, parent2, name2, flags, t]` | flags 2: exchange |
 | `["attr", n, {"mode", "uid", "gid", "mtime_ns"}]` | attributes that were set |
-| `["xattr", n, name, value]` | value base64, or null: removed |
+| `["xattr", n, name, value]` | value base64, or null: removed; name null: all removed |
 | `["whole", n]` | from now on `data/<n>` has the whole content |
 | `["size", n, size]` | of the base's content only the first `size` bytes still show |
 | `["extent", n, offset, length]` | this range is in `data/<n>`, the rest is the base's |

@@ -135,8 +135,12 @@ class DataFiles:
     def sync_names(self) -> None:
         """Make the names of created files durable. Raises OSError."""
         if self._names_dirty:
-            os.fsync(self._at())
-            self._names_dirty = False
+            self._names_dirty = False  # before: a file created meanwhile sets it again
+            try:
+                os.fsync(self._at())
+            except BaseException:
+                self._names_dirty = True
+                raise
 
     def close(self) -> None:
         """Close all descriptors; any number of times."""

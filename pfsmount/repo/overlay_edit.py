@@ -115,7 +115,7 @@ class OverlayEdit(Overlay):
             change.in_place = False
             self.move_node(node, *new)
 
-    def set_attributes(
+    def put_attributes(
         self,
         node: Node,
         mode: int | None,
@@ -139,7 +139,7 @@ class OverlayEdit(Overlay):
             change.mtime_ns = mtime_ns
             change.touched |= Touched.TIME
 
-    def set_xattr(self, node: Node, name: bytes, value: bytes | None, time_ns: int) -> None:
+    def put_xattr(self, node: Node, name: bytes, value: bytes | None, time_ns: int) -> None:
         """Set an extended attribute, or remove it (None)."""
         xattrs = dict(self.xattrs(node))
         if value is None:

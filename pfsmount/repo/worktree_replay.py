@@ -133,13 +133,16 @@ class Replay:
     def _attr(self, number: int, values: dict[str, int]) -> None:
         node, change = self._changed(number)
         get = values.get
-        self._overlay.set_attributes(
+        self._overlay.put_attributes(
             node, get("mode"), get("uid"), get("gid"), get("mtime_ns"), change.ctime_ns
         )
 
-    def _xattr(self, number: int, text: str, value: str | None) -> None:
+    def _xattr(self, number: int, text: str | None, value: str | None) -> None:
         node, change = self._changed(number)
-        self._overlay.set_xattr(node, name_bytes(text), value_bytes(value), change.ctime_ns)
+        if text is None:
+            change.xattrs = {}
+            return
+        self._overlay.put_xattr(node, name_bytes(text), value_bytes(value), change.ctime_ns)
 
     def _whole(self, number: int) -> None:
         node, change = self._changed(number)
@@ -193,8 +196,12 @@ class NextState:
     """Mode, uid and gid of directories that follow the base."""
     clean: list[Node] = field(default_factory=list)
     """Nodes that show the base from then on."""
+    stale: list[Node] = field(default_factory=list)
+    """Nodes that lose their name."""
     separate: list[tuple[Node, bytes]] = field(default_factory=list)
     """Names of hard links that become files of their own."""
+    effects: Effects = field(default_factory=lambda: Effects([], []))
+    """What caches must forget beside what follows from the rest."""
 
     def directory(self, node: Node) -> DirectoryState:
         """The next state of a directory, or the present one."""
@@ -301,6 +308,8 @@ def _own_records(node: Node, after: NextState) -> Iterator[Record]:
             values["mtime_ns"] = change.mtime_ns
         if values:
             yield ["attr", number, values]
+    if change.xattrs is not None:
+        yield ["xattr", number, None, None]
     for name, value in sorted((change.xattrs or {}).items()):
         yield ["xattr", number, name_text(name), value_text(value)]
     data = change.data

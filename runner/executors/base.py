@@ -7,6 +7,7 @@ costs. `memory` holds the twin that upper layers are tested with; `tests/contrac
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -27,8 +28,23 @@ class ExecutorError(PfsError):
     """The executor, not the command, failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that keeps an executor from working here, and what its owner can do about it."""
+
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
+
+
 class ExecutorUnavailable(ExecutorError, Unavailable):
-    """This executor cannot work on this machine; the message says why and the hint what to do."""
+    """This executor cannot work on this machine. `obstacles` are all known reasons; the message has the first."""
+
+    def __init__(self, obstacles: Sequence[Obstacle]) -> None:
+        super().__init__(obstacles[0].problem, hint=obstacles[0].remedy)
+        self.obstacles = tuple(obstacles)
 
 
 class TaskRefused(ExecutorError):
@@ -103,6 +119,8 @@ class Task:
         for name in self.env:
             if not name or "=" in name:
                 raise ValueError(f"not a name of an environment variable: {name!r}")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError(f"not a time limit: {self.timeout}")
         for path in (self.out, self.cwd, self.log):
             if not path.is_absolute():
                 raise ValueError(f"not an absolute path: {os.fspath(path)!r}")
@@ -154,8 +172,8 @@ class Executor(Protocol):
         """A worker, ready to run; nothing of it is left when the context ends. Raises ExecutorUnavailable."""
         ...
 
-    async def preflight(self) -> tuple[str, ...]:
-        """Why this executor cannot work here: one line for each obstacle, with what to do. Empty: it works."""
+    async def preflight(self) -> tuple[Obstacle, ...]:
+        """Tries it. What keeps this executor from working here; empty when it works."""
         ...
 
 

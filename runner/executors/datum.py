@@ -1,4 +1,8 @@
-"""PID 1 of one datum: shows the command its files, starts it, reaps, and tells the worker how it ended."""
+"""PID 1 of one datum: shows the command its files, starts it, reaps, and tells the worker how it ended.
+
+It is forked, and most of its mounts are made, before there is a datum: that takes as long as all the rest, and is done while
+the datum before is running.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,14 @@ class NotRun(Exception):
         self.message = message
 
 
-def run(order: wire.Order, host: namespaces.Place, view: namespaces.Place, report: int) -> NoReturn:
+def run(host: namespaces.Place, view: namespaces.Place, orders: int, report: int) -> NoReturn:
     """Called right after the fork. The process ends here, and with it all that the command has left running."""
     try:
-        tell(report, run_to_end(order, host, view, report))
+        own = mounts.prepare(view)
+        host.enter()
+        order = wire.read_one(orders)
+        if order is not None:
+            tell(report, run_to_end(order, host, own, report))
         os._exit(0)
     except NotRun as refused:
         tell(
@@ -54,11 +62,14 @@ def tell(report: int, said: wire.Report) -> None:
     wire.write_all(report, wire.pack(said))
 
 
-def run_to_end(order: wire.Order, host: namespaces.Place, view: namespaces.Place, report: int) -> wire.Report:
+def run_to_end(order: wire.Order, host: namespaces.Place, own: namespaces.Place, report: int) -> wire.Report:
     os.umask(0o022)
     log = open_log(order["log"])
     stdin = open_stdin(order["stdin"])
-    mounts.show(order, host, view)
+    mounts.show(order, host, own)
+    if order["hermetic"]:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        syscalls.raise_loopback()
     for fd, standard in ((stdin, 0), (log, 1), (log, 2)):
         os.dup2(fd, standard)  # inheritable, unlike every other fd here
     started_ns, started = time.time_ns(), time.monotonic_ns()
@@ -70,13 +81,13 @@ def run_to_end(order: wire.Order, host: namespaces.Place, view: namespaces.Place
         os.write(log, f"{refused.message}\n".encode())
         raise
     status = reap_until(command)
-    own = resource.getrusage(resource.RUSAGE_SELF)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "kind": "ended",
         "at_ns": started_ns + time.monotonic_ns() - started,
         "status": status,
-        "own_user_s": own.ru_utime,
-        "own_system_s": own.ru_stime,
+        "own_user_s": usage.ru_utime,
+        "own_system_s": usage.ru_stime,
     }
 
 

@@ -1,11 +1,14 @@
 """What the command of one datum sees: mounts in a copy of the worker's view, which end with the datum's last process.
 
-The order matters:
+The order matters. Before there is a datum (`prepare`):
 
-1. the output and kept paths are opened in the host place; then the view is entered and copied;
-2. /tmp, /var/tmp and /dev/shm are covered with empty ones, and kept paths put back into them;
-3. read-only binds are put into a tmpfs at /pfs, mount points for the writable ones made, and everything that is there by
-   then made read-only in one call (a call per bind costs a sixth of the time of a thousand binds);
+1. the view is entered and copied; /tmp, /var/tmp and /dev/shm are covered with empty ones; /pfs with a tmpfs.
+
+For the datum (`show`):
+
+2. kept paths and the output are opened in the host place, and the kept paths put back into the fresh directories;
+3. read-only binds are put into /pfs, mount points for the writable ones made, and everything that is there by then made
+   read-only in one call;
 4. the writable ones are mounted, so that they alone can be written to.
 
 What is copied from the host is made private: nothing that a datum mounts reaches the host, nor the reverse.
@@ -15,15 +18,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from runner.executors import namespaces, syscalls, wire
 
 PFS = b"/pfs"
 OUT = PFS + b"/out"
 FRESH = (b"/tmp", b"/var/tmp", b"/dev/shm")
-# Trees held open at once: an ordinary process may have 1024 files open.
-BATCH = 256
+BATCH = 256  # trees held open at once
 _ENOSPC = 28
 _EMPTY = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
@@ -32,32 +34,53 @@ class Unmountable(Exception):
     """The datum cannot be shown as the order asks."""
 
 
-def show(order: wire.Order, host: namespaces.Place, view: namespaces.Place) -> None:
-    """Called by the datum's PID 1, which has no other thread. Raises Unmountable and OSError."""
+def prepare(view: namespaces.Place) -> namespaces.Place:
+    """A copy of the view that the calling process alone is in, with nothing in /pfs. Raises OSError."""
+    view.enter()
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
+    own = namespaces.Place.current()
+    try:
+        syscalls.mount(b"proc", b"/proc", b"proc", _EMPTY | syscalls.MS_NOEXEC)
+    except PermissionError:
+        # An ordinary user may not, where parts of /proc are covered (in most containers). The old one shows the worker's
+        # and the host's processes too; /proc/self is right in both.
+        pass
+    for path in FRESH:
+        try:
+            syscalls.mount(b"tmpfs", path, b"tmpfs", _EMPTY, b"mode=1777")
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # not on this host
+    syscalls.mount(b"tmpfs", PFS, b"tmpfs", _EMPTY, b"mode=755")
+    return own
+
+
+def show(order: wire.Order, host: namespaces.Place, own: namespaces.Place) -> None:
+    """Called in the host place, by a process that is alone in `own`; ends there. Raises Unmountable and OSError."""
     kept = [(path, open_tree(path, path)) for path in hidden_paths(order["keep_visible"])]
-    writable = [(OUT, open_tree(os.path.realpath(order["out"]), OUT))]
+    writable = [(OUT, open_tree(order["out"], OUT, follow=True))]
     readable = []
     for source, target, read_only in order["binds"]:
         if read_only:
             readable.append((source, PFS + b"/" + target))
         else:
             writable.append((PFS + b"/" + target, open_tree(source, PFS + b"/" + target)))
-    own = enter_copy(view, hermetic=order["hermetic"])
-    mount_fresh(kept)
-    syscalls.mount(b"tmpfs", PFS, b"tmpfs", _EMPTY, b"mode=755")
-    points = MountPoints()
-    for batch in batches(readable):
+    points = MountPoints(PFS)
+    # An ordinary process may have 1024 files open.
+    for start in range(0, len(readable), BATCH):
+        batch = readable[start : start + BATCH]
         host.enter()
         trees = [open_tree(source, target) for source, target in batch]
         own.enter()
         for (_, target), tree in zip(batch, trees, strict=True):
             if points.make(target, tree):
                 attach(tree, target)
+    own.enter()
     later = [(target, tree) for target, tree in writable if points.make(target, tree)]
     points.set_times(order["made_mtime_ns"])
     syscalls.set_mounts(PFS, read_only=True, propagation=syscalls.MS_PRIVATE, recursive=True)
     for target, tree in later:
         attach_private(tree, target)
+    put_back(kept)
 
 
 def hidden_paths(kept: Sequence[bytes]) -> list[bytes]:
@@ -75,52 +98,26 @@ def is_hidden(path: bytes) -> bool:
     return path.startswith(tuple(fresh + b"/" for fresh in FRESH))
 
 
-def open_tree(source: bytes, target: bytes) -> int:
+def open_tree(source: bytes, target: bytes, *, follow: bool = False) -> int:
     """A copy of the mounts at `source`, of the caller's place."""
     try:
-        return syscalls.clone_tree(source, follow=False)
+        return syscalls.clone_tree(source, follow=follow)
     except OSError as error:
         raise Unmountable(f"cannot show {quoted(source)} at {quoted(target)}: {error.strerror}") from error
 
 
-def enter_copy(view: namespaces.Place, *, hermetic: bool) -> namespaces.Place:
-    view.enter()
-    network = syscalls.CLONE_NEWNET if hermetic else 0
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | network)
-    own = namespaces.Place.current()
-    if hermetic:
-        syscalls.raise_loopback()
-    try:
-        syscalls.mount(b"proc", b"/proc", b"proc", _EMPTY | syscalls.MS_NOEXEC)
-    except PermissionError:
-        # An ordinary user may not, where parts of /proc are covered (in most containers). The old one shows the worker's
-        # and the host's processes too; /proc/self is right in both.
-        pass
-    return own
-
-
-def mount_fresh(kept: Iterable[tuple[bytes, int]]) -> None:
-    for path in FRESH:
-        try:
-            syscalls.mount(b"tmpfs", path, b"tmpfs", _EMPTY, b"mode=1777")
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # not on this host
-    points = MountPoints()
+def put_back(kept: Iterable[tuple[bytes, int]]) -> None:
+    points = MountPoints(*FRESH)
     for path, tree in kept:
         if points.make(path, tree):
             attach_private(tree, path)
 
 
-def batches(binds: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    for start in range(0, len(binds), BATCH):
-        yield binds[start : start + BATCH]
-
-
 class MountPoints:
-    """Makes what is mounted on, and the directories that lead there; those are 0755."""
+    """Makes what is mounted on, and the directories that lead there from those that are given; they are 0755."""
 
-    def __init__(self) -> None:
-        self._directories: set[bytes] = set()
+    def __init__(self, *given: bytes) -> None:
+        self._directories = set(given)
 
     def make(self, path: bytes, tree: int) -> bool:
         """A file or directory at `path`, as `tree` is one. A symlink is copied and `tree` closed: False, do not mount."""
@@ -137,18 +134,14 @@ class MountPoints:
         return True
 
     def _lead_to(self, path: bytes) -> None:
-        parent = os.path.dirname(path)
-        if parent in self._directories or parent == b"/":
-            return
-        self._lead_to(parent)
-        try:
+        parent = path[: path.rindex(b"/")]
+        if parent not in self._directories:
+            self._lead_to(parent)
             os.mkdir(parent, 0o755)
-        except FileExistsError:
-            pass
-        self._directories.add(parent)
+            self._directories.add(parent)
 
     def set_times(self, mtime_ns: int) -> None:
-        """Called when all points are made: of the directories that lead to them, none of which is mounted on."""
+        """Of the directories that lead to the points, none of which is a point. Called when all points are made."""
         for path in self._directories:
             os.utime(path, ns=(mtime_ns, mtime_ns))
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -30,6 +30,7 @@ from runner.executors.base import (
     MADE_MTIME_NS,
     ExecutorError,
     ExecutorUnavailable,
+    Obstacle,
     Outcome,
     Reason,
     Task,
@@ -39,9 +40,7 @@ from runner.executors.base import (
 
 # Where `runner` is imported from. It is appended to the worker's sys.path, so that nothing there can hide a stdlib module.
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
-_BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); import runner.executors.sandbox as sandbox; sandbox.main()"
-)
+_BOOT = "import sys; sys.path.append(sys.argv[1]); import runner.executors.sandbox as sandbox; sandbox.main()"
 _STARTING_S = 30.0
 # More than the worker's own patience with a process that does not die.
 _STOPPING_S = 15.0
@@ -54,54 +53,197 @@ class ProcessExecutor:
 
     @asynccontextmanager
     async def open_worker(self) -> AsyncIterator[ProcessWorker]:
-        worker = ProcessWorker()
+        worker = start_worker()
         try:
             await worker.wait_ready()
             yield worker
         finally:
             await worker.aclose()
 
-    async def preflight(self) -> tuple[str, ...]:
+    async def preflight(self) -> tuple[Obstacle, ...]:
         try:
             async with self.open_worker():
                 return ()
         except ExecutorUnavailable as error:
-            return tuple(f"{what}: {todo}" for what, todo in error.obstacles)
+            return error.obstacles
+
+
+def start_worker() -> ProcessWorker:
+    """Starts the process: from the thread that calls, whose end would be the worker's (PR_SET_PDEATHSIG counts threads)."""
+    try:
+        with ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            complaints = os.memfd_create("worker-stderr")
+            undo.callback(os.close, complaints)
+            with theirs:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-I", "-S", "-c", _BOOT, os.fspath(_IMPORT_ROOT)),
+                        *(str(theirs.fileno()), str(os.getpid())),
+                    ],
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=complaints,
+                    stderr=complaints,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C is for the runner to act on
+                )
+            undo.pop_all()
+            return ProcessWorker(process, ours, complaints)
+    except OSError as error:
+        raise ExecutorError(f"cannot start a worker process: {error.strerror}") from error
 
 
 class ProcessWorker:
-    """One worker process. `run` may be cancelled at any point: the datum is then killed, and the worker stays usable."""
+    """One worker process. Use it through `ProcessExecutor.open_worker`."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._complaints = os.memfd_create("worker-stderr")
-        with theirs:
-            self._process = start_worker(theirs, self._complaints)
-        self._exit_fd = os.pidfd_open(self._process.pid)
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int) -> None:
+        self._process = process
+        self._exit_fd = os.pidfd_open(process.pid)
         self._socket = trio.socket.from_stdlib_socket(ours)
+        self._complaints = complaints
         self._heard = bytearray()
         self._running = False
-        self._lost: WorkerLost | None = None
+        self._lost = ""  # why no more tasks can be run
 
     async def wait_ready(self) -> None:
         """Raises ExecutorUnavailable where the machine refuses what a worker needs."""
         with trio.move_on_after(_STARTING_S):
             greeting: wire.Greeting = await self._receive()
-            if greeting["step"] is None:
-                return
-            obstacles = refusals.explain(greeting["step"], greeting["errno"], refusals.collect_facts())
-            raise Refused(obstacles)
+            if greeting["step"] is not None:
+                obstacles = refusals.explain(greeting["step"], greeting["errno"], refusals.collect_facts())
+                raise ExecutorUnavailable(obstacles)
+            return
         raise self._lose(f"the worker process did not start within {_STARTING_S:.0f} s")
 
     async def run(self, task: Task) -> Outcome:
+        """See `base.Worker`."""
         if self._running:
-            raise RuntimeError("this worker already runs a task")
-        if self._lost is not None:
-            raise WorkerLost(self._lost.message, hint=self._lost.hint)
+            raise RuntimeError("this worker runs a task already")
+        if self._lost:
+            raise WorkerLost(self._lost)
+        order = order_of(task)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._running = True
         try:
-            reply = await self._ask(order_of(task))
+            return self._outcome(await self._ask(order))
+        except trio.Cancelled:
+            await self._stop_datum()
+            raise
         finally:
             self._running = False
-        return self._outcome(reply)
+
+    async def _ask(self, order: wire.Order) -> wire.Reply:
+        await self._send(order)
+        # The worker keeps the time; this is for a worker that does not.
+        limit = math.inf if order["timeout"] is None else order["timeout"] + _STOPPING_S
+        with trio.move_on_after(limit):
+            reply: wire.Reply = await self._receive()
+            return reply
+        raise self._lose("the worker process does not answer")
+
+    async def _stop_datum(self) -> None:
+        """After a cancellation. The one reply that is due comes whether the order to kill was early or late."""
+        with trio.move_on_after(_STOPPING_S, shield=True):
+            try:
+                await self._send(wire.KILL)
+                reply: wire.Reply = await self._receive()
+            except WorkerLost:
+                return
+            if not reply["usable"]:
+                self._lose(reply["error"] or "")
+            return
+        self._lose("the worker process does not answer")
+
+    def _outcome(self, reply: wire.Reply) -> Outcome:
+        if reply["error"] is not None:
+            if not reply["usable"]:
+                raise self._lose(reply["error"])
+            raise (WorkerLost if reply["lost"] else TaskRefused)(reply["error"])
+        assert reply["result"] is not None
+        result = reply["result"]
+        return Outcome(
+            reason=Reason(result["reason"]),
+            exit_code=result["exit_code"],
+            signal=result["signal"],
+            message=result["message"],
+            started_ns=result["started_ns"],
+            ended_ns=result["ended_ns"],
+            max_rss=result["max_rss"],
+            user_s=result["user_s"],
+            system_s=result["system_s"],
+        )
+
+    def _lose(self, why: str) -> WorkerLost:
+        """Gives the worker up; the caller raises what is returned."""
+        self._lost = why
+        self._process.kill()
+        return WorkerLost(why)
+
+    async def _send(self, value: object) -> None:
+        """Shielded, because half a frame would make the worker useless; it reads at once, so this is short."""
+        data = memoryview(wire.pack(value))
+        with trio.move_on_after(_STOPPING_S, shield=True):
+            try:
+                while data:
+                    data = data[await self._socket.send(data) :]
+            except OSError:
+                raise await self._find_out() from None
+            return
+        raise self._lose("the worker process does not listen")
+
+    async def _receive(self) -> Any:
+        """The next frame; a cancellation loses nothing of what was read so far."""
+        while (frame := wire.take(self._heard)) is None:
+            try:
+                data = await self._socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                raise await self._find_out()
+            self._heard += data
+        return frame
+
+    async def _find_out(self) -> WorkerLost:
+        """Why the socket has ended."""
+        await self._wait_exit(5.0)
+        code = self._process.poll()
+        how = "hangs"
+        if code is not None:
+            number = code - 128 if code > 128 else -code
+            how = f"was killed by signal {number}" if number > 0 else f"exited with code {code}"
+        said = os.pread(self._complaints, 1 << 16, 0).decode(errors="replace").strip()
+        last = f": {said.splitlines()[-1]}" if said else ""
+        return self._lose(f"the worker process {how}{last}")
+
+    async def _wait_exit(self, limit_s: float) -> None:
+        with trio.move_on_after(limit_s, shield=True):
+            await trio.lowlevel.wait_readable(self._exit_fd)
+
+    async def aclose(self) -> None:
+        """Ends the worker, and with it what it may still be running; nothing is left when this returns."""
+        self._socket.close()
+        await self._wait_exit(_STOPPING_S)
+        if self._process.poll() is None:
+            self._process.kill()
+            await self._wait_exit(1.0)
+            self._process.poll()
+        os.close(self._exit_fd)
+        os.close(self._complaints)
+
+
+def order_of(task: Task) -> wire.Order:
+    return {
+        "binds": [(bind.source, bind.target, bind.read_only) for bind in task.binds],
+        "out": os.fsencode(task.out),
+        "argv": [os.fsencode(argument) for argument in task.argv],
+        "env": {os.fsencode(name): os.fsencode(value) for name, value in task.env.items()},
+        "cwd": os.fsencode(task.cwd),
+        "stdin": task.stdin,
+        "log": os.fsencode(task.log),
+        "timeout": task.timeout,
+        "keep_visible": [os.fsencode(path) for path in task.keep_visible],
+        "hermetic": task.hermetic,
+        "made_mtime_ns": MADE_MTIME_NS,
+    }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.executors import namespaces
+from runner.executors.base import Obstacle
 
 OLDEST_KERNEL = (5, 12)  # mount_setattr(2)
 
@@ -37,54 +38,49 @@ def collect_facts() -> Facts:
     )
 
 
-def explain(step: str, number: int, facts: Facts) -> tuple[tuple[str, str], ...]:
-    """The obstacles behind errno `number` at `step` of a worker's start: what it is, and what to do about it."""
+def explain(step: str, number: int, facts: Facts) -> tuple[Obstacle, ...]:
+    """What is behind errno `number` at `step` of a worker's start; at least one obstacle."""
     if _version(facts.kernel) < OLDEST_KERNEL:
-        return ((f"process jobs need Linux 5.12 or newer; this is {facts.kernel}", "use a newer kernel"),)
+        return (Obstacle(f"process jobs need Linux 5.12 or newer, and this is {facts.kernel}", "use a newer kernel"),)
     if step == "proc":
-        return (("there is no /proc, which process jobs need", "mount -t proc proc /proc"),)
-    found = () if facts.privileged else tuple(_sysctl_obstacles(facts))
-    if found:
-        return found
+        return (Obstacle("process jobs need /proc, and it is not mounted", "mount -t proc proc /proc"),)
+    if not facts.privileged and (switches := _switched_off(facts)):
+        return switches
     if facts.container or facts.seccomp:
         return (
-            (
+            Obstacle(
                 f"this container does not allow what process jobs need ({step}: {os.strerror(number)})",
                 "run it with --privileged, or with --cap-add SYS_ADMIN --security-opt seccomp=unconfined "
                 "--security-opt apparmor=unconfined",
             ),
         )
     if number == errno.ENOSPC:
-        return ((f"too many namespaces are in use ({step})", "raise the limits in /proc/sys/user"),)
-    if number == errno.EINVAL and "namespace" in step:
-        return ((f"this kernel was built without {step}s", "use a distribution's kernel"),)
-    todo = "see the kernel's log (dmesg) for a security module's refusal"
-    if not facts.privileged:
-        todo = f"run as root, or {todo}"
-    return ((f"process jobs cannot make their {step}: {os.strerror(number)}", todo),)
+        return (Obstacle(f"no {step} is left for process jobs", "raise the limits in /proc/sys/user"),)
+    if number == errno.EINVAL and step in ("user namespace", "mount namespace", "pid namespace"):
+        return (Obstacle(f"this kernel has no {step}s, which process jobs need", "use a distribution's kernel"),)
+    remedy = "look in the kernel's log (dmesg) for a security module that refused it"
+    return (
+        Obstacle(
+            f"process jobs cannot have a {step} here ({os.strerror(number)})",
+            remedy if facts.privileged else f"run the job as root, or {remedy}",
+        ),
+    )
 
 
-def _sysctl_obstacles(facts: Facts) -> list[tuple[str, str]]:
+def _switched_off(facts: Facts) -> tuple[Obstacle, ...]:
+    """The settings that keep ordinary users from user namespaces."""
     found = []
     if facts.max_user_namespaces == 0:
-        found.append(
-            ("user namespaces are switched off (user.max_user_namespaces=0)", "sysctl user.max_user_namespaces=15000")
-        )
+        found.append(("user namespaces are switched off", "user.max_user_namespaces", 0, 15000))
     if facts.unprivileged_userns_clone == 0:
-        found.append(
-            (
-                "only root may use user namespaces (kernel.unprivileged_userns_clone=0)",
-                "sysctl kernel.unprivileged_userns_clone=1",
-            )
-        )
+        found.append(("only root may use user namespaces", "kernel.unprivileged_userns_clone", 0, 1))
     if facts.apparmor_restrict_unprivileged_userns == 1:
-        found.append(
-            (
-                "AppArmor restricts user namespaces to known programs (kernel.apparmor_restrict_unprivileged_userns=1)",
-                "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-            )
-        )
-    return [(what, f"as root: {todo}, or run the job as root") for what, todo in found]
+        setting = "kernel.apparmor_restrict_unprivileged_userns"
+        found.append(("AppArmor keeps user namespaces from ordinary users' programs", setting, 1, 0))
+    return tuple(
+        Obstacle(f"{what} ({setting}={now})", f"as root: sysctl -w {setting}={wanted}; or run the job as root")
+        for what, setting, now, wanted in found
+    )
 
 
 def _version(release: str) -> tuple[int, ...]:

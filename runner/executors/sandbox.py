@@ -5,7 +5,7 @@
                 namespaces
 
 The runner starts the keeper, which makes the worker's namespaces, forks the slot and then only waits for it. The slot answers
-orders from the socket, one at a time. A fork gives each datum its own PID 1.
+orders from the socket, one at a time; the PID 1 of each datum is forked ahead of its order.
 
 Who dies, and what follows: the command → its PID 1 leaves, the kernel kills what the command left behind. PID 1 of a datum (a
 timeout, a cancellation) → the kernel kills the datum. The slot → the kernel kills everything in its PID namespace. The
@@ -18,6 +18,7 @@ Only modules that load in a few milliseconds are imported here and below.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import sys
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 # How long a killed process may take to disappear. One that hangs in the kernel (a dead network filesystem) never does.
 PATIENCE_S = 10.0
+# A command that has run for so long leaves the processor to us for preparing the next datum; sooner we would delay it.
+BRIEF_S = 0.005
+LONGEST_POLL_S = 86_400.0
 _SIGINT, _SIGKILL = 2, 9
 _STDERR = 2
 
@@ -49,7 +53,8 @@ def main() -> NoReturn:
     if slot:
         os.close(socket)
         _, status = os.waitpid(slot, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        code = os.waitstatus_to_exitcode(status)
+        os._exit(code if code >= 0 else 128 - code)
     die_with_parent()
     gc.disable()
     gc.freeze()
@@ -92,22 +97,37 @@ class Slot:
         self._view = view
         self._pid_namespace = os.open(b"/proc/self/ns/pid", os.O_RDONLY)
         self._heard = bytearray()
+        self._spare: First | None = None
 
     def serve(self) -> None:
         wire.write_all(self._socket, wire.pack({"step": None, "errno": 0}))
+        self.make_spare()
         while (order := self._next_order()) is not None:
-            try:
-                run = self._start(order)
-            except OSError as error:
-                reply = failure(f"cannot start a process for the datum: {error.strerror}")
-            else:
-                reply = run.watch()
+            reply = self._run(order)
             try:
                 wire.write_all(self._socket, wire.pack(reply))
             except BrokenPipeError:
                 return
             if not reply["usable"]:
                 return
+            self.make_spare()
+
+    def _run(self, order: wire.Order) -> wire.Reply:
+        try:
+            first = self._spare or self._fork()
+        except OSError as error:
+            return failure(f"cannot start a process for the datum: {error.strerror}")
+        self._spare = None
+        first.give(order)
+        return Run(self, self._socket, first, order["timeout"]).watch()
+
+    def make_spare(self) -> None:
+        """Forks the next datum's PID 1 ahead of time. Where that fails now, the next order says why if it still does."""
+        if self._spare is None:
+            try:
+                self._spare = self._fork()
+            except OSError:
+                pass
 
     def _next_order(self) -> wire.Order | None:
         while True:
@@ -128,43 +148,63 @@ class Slot:
         """Called when the socket has something to read: whether the runner wants the datum dead, or is dead itself."""
         if not self.hear():
             return True
-        return wire.take(self._heard) == wire.KILL
+        return bool(wire.take(self._heard) == wire.KILL)
 
-    def _start(self, order: wire.Order) -> Run:
-        """Forks the datum's PID 1.
+    def _fork(self) -> First:
+        """The PID 1 of a new PID namespace, waiting for its order.
 
-        Only a child of the process that made it can be the first in a PID namespace. A second unshare is refused until we are
+        Only a child of the process that made the namespace can be the first in it. A second unshare is refused until we are
         back in our own, which an ordinary user may enter because the slot's belongs to the same user namespace.
         """
-        report, told = os.pipe()
+        orders, give = os.pipe()
+        report, tell = os.pipe()
         try:
             syscalls.unshare(syscalls.CLONE_NEWPID)
             try:
                 pid = os.fork()
                 if pid == 0:
-                    os.close(self._socket)
-                    os.close(report)
-                    datum.run(order, self._host, self._view, told)
+                    for fd in (self._socket, give, report):
+                        os.close(fd)
+                    datum.run(self._host, self._view, orders, tell)
             finally:
                 syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
         except OSError:
+            os.close(give)
             os.close(report)
             raise
         finally:
-            os.close(told)
-        return Run(self, self._socket, pid, report, order["timeout"])
+            os.close(orders)
+            os.close(tell)
+        return First(pid, give, report)
+
+
+class First:
+    """The slot's hold on the first process of a datum."""
+
+    def __init__(self, pid: int, give: int, report: int) -> None:
+        self.pid = pid
+        self.report = report
+        self._give = give
+
+    def give(self, order: wire.Order) -> None:
+        try:
+            wire.write_all(self._give, wire.pack(order))
+        except BrokenPipeError:
+            pass  # it is dead, and its report or its exit status says why
+        os.close(self._give)
 
 
 class Run:
-    """One datum from the fork of its PID 1 until nothing of it is left."""
+    """One datum, from its order until nothing of it is left."""
 
-    def __init__(self, slot: Slot, socket: int, pid: int, report: int, timeout: float | None) -> None:
+    def __init__(self, slot: Slot, socket: int, first: First, timeout: float | None) -> None:
         self._slot = slot
         self._socket = socket
-        self._pid = pid
-        self._report = report
+        self._pid = first.pid
+        self._report = first.report
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._ended_by: str | None = None  # "timeout" or "killed"
+        self._at_ease = False  # the command runs for longer than BRIEF_S
+        self._ended_by: str | None = None  # "timeout", "killed" or "itself"
         self._told = bytearray()
         self._reports: dict[str, wire.Report] = {}
 
@@ -172,7 +212,9 @@ class Run:
         exit_fd = os.pidfd_open(self._pid)
         try:
             if not self._wait_for_exit(exit_fd):
-                return failure("a process of the datum hangs in the kernel and cannot be killed", lost=True, usable=False)
+                return failure(
+                    "a process of the datum hangs in the kernel and cannot be killed", lost=True, usable=False
+                )
             _, status, usage = os.wait4(self._pid, 0)
             ended_ns = time.time_ns()
             while self._read_report():
@@ -189,6 +231,9 @@ class Run:
             poller.register(fd, select.POLLIN)
         while True:
             ready = [fd for fd, _ in poller.poll(self._milliseconds_left())]
+            if not ready:
+                self._slot.make_spare()
+                self._at_ease = True
             if exit_fd in ready:
                 return True
             if self._report in ready and (not self._read_report() or self._is_over()):
@@ -199,13 +244,16 @@ class Run:
             if self._socket in ready and self._slot.must_stop():
                 poller.unregister(self._socket)
                 self._kill("killed")
-            if not ready:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
                 if self._ended_by:
                     return False
                 self._kill("timeout")
 
-    def _milliseconds_left(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+    def _milliseconds_left(self) -> float:
+        """Until the deadline, or until there is time for something else."""
+        left = math.inf if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        limit = LONGEST_POLL_S if self._at_ease else BRIEF_S
+        return min(left, limit) * 1000
 
     def _kill(self, reason: str) -> None:
         self._ended_by = self._ended_by or reason
@@ -241,9 +289,10 @@ class Run:
         if (ended := self._reports.get("ended")) is not None:
             add_end(result, ended)
         elif (not_run := self._reports.get("not_run")) is not None:
-            result.update(
-                reason=not_run["reason"], exit_code=not_run["exit_code"], signal=None, message=not_run["message"]
-            )
+            result["reason"] = not_run["reason"]
+            result["exit_code"] = not_run["exit_code"]
+            result["signal"] = None
+            result["message"] = not_run["message"]
         elif self._ended_by not in ("timeout", "killed"):
             end = os.waitstatus_to_exitcode(status)
             how = f"was killed by signal {-end}" if end < 0 else f"exited with code {end}"

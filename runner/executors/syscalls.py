@@ -130,9 +130,7 @@ class _MountAttributes(ctypes.Structure):
     )
 
 
-def set_mounts(
-    target: bytes | int, *, read_only: bool = False, propagation: int = 0, recursive: bool = False
-) -> None:
+def set_mounts(target: bytes | int, *, read_only: bool = False, propagation: int = 0, recursive: bool = False) -> None:
     """Changes the mount at a path, or the tree behind an fd of `clone_tree`: all of it or, on an error, nothing.
 
     Flags are only added, so that those which a user namespace has locked (nosuid, nodev…) stay as they are.

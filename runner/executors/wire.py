@@ -75,7 +75,7 @@ LENGTH_SIZE = 8
 KILL = "kill"  # runner to worker, while an order runs; ignored when it comes too late
 
 
-def pack(value: object) -> bytes:
+def pack(value: Any) -> bytes:
     body = marshal.dumps(value)
     return len(body).to_bytes(LENGTH_SIZE, "big") + body
 
@@ -98,3 +98,14 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def read_one(fd: int) -> Any:
+    """Blocks until one frame is there; None when the other end closes before. Must not be followed by other frames."""
+    buffer = bytearray()
+    while (frame := take(buffer)) is None:
+        data = os.read(fd, 1 << 20)
+        if not data:
+            return None
+        buffer += data
+    return frame

@@ -1,0 +1,157 @@
+"""Records, tables of contents and what a scan makes of torn segments."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pfsmount.errors import Corrupt
+from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.segment import (
+    BLOCK,
+    Location,
+    RecordKind,
+    SegmentKind,
+    SegmentRow,
+    SegmentWriter,
+    TableOfContents,
+    decode_footer,
+    decode_header,
+    encode_footer,
+    encode_header,
+    encode_record,
+    scan_records,
+)
+
+NONCE = bytes(range(16))
+
+
+def _records(payloads: list[bytes], start: int = 64) -> bytes:
+    data = encode_header(SegmentKind.META, 1, bytes(16), NONCE)
+    for payload in payloads:
+        data += encode_record(RecordKind.PIECE, hash_bytes(payload), payload, len(data), NONCE)
+    return data
+
+
+@given(st.lists(st.binary(max_size=200), max_size=8))
+def test_scan_finds_all(payloads: list[bytes]) -> None:
+    """A scan gives back every record in order."""
+    assert [record.payload for record in scan_records(_records(payloads), NONCE)] == payloads
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=5), st.data())
+def test_scan_steps_over_torn_append(payloads: list[bytes], data: st.DataObject) -> None:
+    """Behind a torn append, and however it is torn, the records before and after it are found."""
+    whole = _records(payloads)
+    cut = data.draw(st.integers(64, len(whole)))
+    torn = whole[:cut]
+    before = [record for record in scan_records(torn, NONCE) if record.intact]
+    torn += bytes(-len(torn) % 8)
+    after = encode_record(RecordKind.PIECE, hash_bytes(b"after"), b"after", len(torn), NONCE)
+    found = [record for record in scan_records(torn + after, NONCE) if record.intact]
+    assert found[-1].payload == b"after"
+    assert found[:-1][: len(before)] == before
+
+
+def test_a_record_inside_a_payload_is_not_one() -> None:
+    """Bytes of a user that look like a record never pass for one: the check binds a record to its place."""
+    inner = encode_record(RecordKind.COMMIT, hash_bytes(b"fake"), b"fake", 64, NONCE)
+    data = _records([inner * 3])
+    assert [record.kind for record in scan_records(data[:64] + b"garbage!" + data[64:], NONCE)] == []
+    assert [record.payload for record in scan_records(data, NONCE)] == [inner * 3]
+
+
+def test_location_round_trip() -> None:
+    """Offsets up to 48 bits survive."""
+    location = Location(7, (1 << 44) + 4096, RecordKind.PIECE, 4 << 20)
+    assert Location.decode(location.encode()) == location
+    assert len(location.encode()) == 16
+
+
+def test_header_refused() -> None:
+    """Something that is no segment is named as that."""
+    with pytest.raises(Corrupt):
+        decode_header(bytes(64))
+    header = encode_header(SegmentKind.TINY, 3, b"s" * 16, NONCE)
+    assert decode_header(header) == (SegmentKind.TINY, 3, b"s" * 16, NONCE)
+
+
+def _row(kind: SegmentKind) -> SegmentRow:
+    return SegmentRow(kind, False, 0, 0, NONCE)
+
+
+def test_data_segment_is_nothing_but_aligned_pieces(tmp_path: Path) -> None:
+    """Each piece starts on a block, what follows it is zeros, and there is no header."""
+    path = tmp_path / "1.data"
+    writer = SegmentWriter(path, 1, _row(SegmentKind.DATA), bytes(16))
+    pieces = [os.urandom(n) for n in (5000, 4096, 1025, 3 << 20)]
+    places = [writer.append_piece(piece) for piece in pieces]
+    writer.sync()
+    writer.close()
+    data = path.read_bytes()
+    assert places[0].offset == 0
+    for place, piece in zip(places, pieces, strict=True):
+        assert place.offset % BLOCK == 0
+        end = place.offset + place.length
+        assert data[place.offset : end] == piece
+        assert not any(data[end : -(-end // BLOCK) * BLOCK])
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """The second opener of a segment for writing is turned away, and can have it after the first."""
+    path = tmp_path / "1.meta"
+    first = SegmentWriter(path, 1, _row(SegmentKind.META), bytes(16))
+    with pytest.raises(BlockingIOError):
+        SegmentWriter(path, 1, _row(SegmentKind.META), bytes(16))
+    first.close()
+    SegmentWriter(path, 1, _row(SegmentKind.META), bytes(16)).close()
+
+
+def test_appends_behind_what_a_crash_left(tmp_path: Path) -> None:
+    """A writer goes on behind bytes that nobody published, never over them."""
+    path = tmp_path / "1.meta"
+    writer = SegmentWriter(path, 1, _row(SegmentKind.META), bytes(16))
+    writer.append_record(RecordKind.PIECE, hash_bytes(b"one"), b"one")
+    writer.sync()
+    writer.close()
+    with open(path, "ab") as file:
+        file.write(b"torn")
+    writer = SegmentWriter(path, 1, _row(SegmentKind.META), bytes(16))
+    place = writer.append_record(RecordKind.PIECE, hash_bytes(b"two"), b"two")
+    writer.sync()
+    writer.close()
+    assert place.offset % 8 == 0
+    assert [record.payload for record in scan_records(path.read_bytes(), NONCE)] == [b"one", b"two"]
+
+
+def test_rollback_gives_the_space_back(tmp_path: Path) -> None:
+    """What was appended and not synced leaves no bytes behind."""
+    path = tmp_path / "1.data"
+    writer = SegmentWriter(path, 1, _row(SegmentKind.DATA), bytes(16))
+    writer.append_piece(b"a" * 5000)
+    writer.sync()
+    size = path.stat().st_size
+    writer.append_piece(b"b" * (8 << 20))
+    writer.rollback()
+    assert path.stat().st_size == size
+    writer.close()
+
+
+def test_footer_explains_a_sealed_segment(tmp_path: Path) -> None:
+    """The footer of a data segment has the whole table of contents; a damaged one is none."""
+    pieces = [(hash_bytes(bytes([i])), 1000 * (i + 2)) for i in range(5)]
+    table = TableOfContents(9, 0, pieces, (1, 64))
+    assert TableOfContents.decode(table.encode()) == table
+    path = tmp_path / "9.data"
+    end = BLOCK * 20
+    path.write_bytes(bytes(end) + encode_footer(table.encode(), end, b"s" * 16))
+    with open(path, "r+b") as file:
+        assert decode_footer(file.fileno()) == table
+        file.seek(end + 50)
+        file.write(b"!")
+        file.flush()
+        assert decode_footer(file.fileno()) is None
