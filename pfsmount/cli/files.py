@@ -93,7 +93,7 @@ def put(
         branch = writable_branch(store, target)
 
         def progress(report: IngestReport) -> None:
-            bar.update(note=f"{report.files:,} files, {output.human_size(report.bytes)}")
+            bar.update(note=f"{report.files:,} files, {output.human_size(report.size)}")
 
         commit, report = put_files(
             store,
@@ -116,12 +116,12 @@ def put(
                 "branch": branch,
                 "commit": None if commit is None else commit.id.hex(),
                 "files": report.files,
-                "bytes": report.bytes,
+                "size": report.size,
                 "skipped": [os.fsdecode(path) for path in report.skipped],
             }
         )
         return
-    did = f"put {output.plural(report.files, 'file')} ({output.human_size(report.bytes)})"
+    did = f"put {output.plural(report.files, 'file')} ({output.human_size(report.size)})"
     say_commit(commit, target.repo, branch, did)
 
 
@@ -140,7 +140,7 @@ def get(
         entry = entry_at(store, target)
 
         def progress(report: ExportReport) -> None:
-            bar.update(note=f"{report.files:,} files, {output.human_size(report.bytes)}")
+            bar.update(note=f"{report.files:,} files, {output.human_size(report.size)}")
 
         export = Export(store.objects, progress)
         to = os.fsencode(destination)
@@ -163,9 +163,7 @@ def get(
                 raise NotFound(f"there is no directory {display(directory)}")
             export.file(entry, directory, name)
     report = export.report
-    output.say(
-        f"got {output.plural(report.files, 'file')} ({output.human_size(report.bytes)}) into {display(to)}"
-    )
+    output.say(f"got {output.plural(report.files, 'file')} ({output.human_size(report.size)}) into {display(to)}")
 
 
 def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET...")]) -> None:

@@ -267,7 +267,7 @@ def _print_lineage(node: Lineage, first: str, rest: str) -> None:
     if commit.provenance is None:
         how = {"mount": "written through the mount", "put": "put"}.get(str(commit.origin.get("how")), _how(commit))
         output.say(f"{rest}  {how} by {display(commit.author)}, {output.local_time(commit.time_ns)[:16]}")
-        output.say(f"{rest}  \"{_first_line(commit.message)}\"")
+        output.say(f'{rest}  "{_first_line(commit.message)}"')
         return
     _print_job(commit, rest)
     for datum in node.datums[:20]:

@@ -241,5 +241,3 @@ class Progress:
 def confirm(question: str) -> bool:
     """Ask on a terminal; no elsewhere."""
     return sys.stdin.isatty() and typer.confirm(question)
-
-

@@ -100,9 +100,7 @@ def inspect(name: Annotated[str, typer.Argument(help="The repo.")], json: JsonFl
 @repo_app.command("delete")
 def delete(
     name: Annotated[str, typer.Argument(help="The repo.")],
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Do not ask; delete uncommitted work too.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask; delete uncommitted work too.")] = False,
 ) -> None:
     """Delete a repo with all its branches. What other repos share with it stays."""
     from pfsmount.repo.removal import delete_repo

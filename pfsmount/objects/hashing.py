@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from blake3 import blake3
 
@@ -38,6 +38,24 @@ def hash_bytes(data: Buffer, kind: HashKind = HashKind.PLAIN) -> ObjectId:
     return ObjectId(blake3(data, derive_key_context=kind.value).digest())
 
 
-def file_hasher() -> blake3:
+def short_hash(data: Buffer) -> int:
+    """The first 8 bytes of the plain hash, as a little-endian number: for decisions, not for names."""
+    return int.from_bytes(blake3(data).digest(8), "little")
+
+
+def keyed_check(data: Buffer, key: bytes) -> bytes:
+    """4 bytes that only somebody who knows the 32-byte key can make."""
+    return blake3(data, key=key).digest(4)
+
+
+class Hasher(Protocol):
+    """Takes bytes in parts."""
+
+    def update(self, data: Buffer, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
+def file_hasher() -> Hasher:
     """A streaming hasher for a file's id; uses all cores on large updates."""
     return blake3(max_threads=blake3.AUTO)

@@ -166,6 +166,4 @@ def read_store_info(path: Path) -> StoreInfo:
             )
         return StoreInfo(path, bytes.fromhex(data["id"]), number, int(data["created_ns"]))
     except (ValueError, KeyError, TypeError):
-        raise Corrupt(
-            f"{path / STORE_FILE} is damaged", hint="it is one line of JSON; see docs/FORMAT.md"
-        ) from None
+        raise Corrupt(f"{path / STORE_FILE} is damaged", hint="it is one line of JSON; see docs/FORMAT.md") from None

@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from blake3 import blake3
-
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ID_BYTES, ObjectId
-from pfsmount.objects.hashing import Buffer, HashKind, hash_bytes
+from pfsmount.objects.hashing import Buffer, HashKind, hash_bytes, keyed_check
 
 BLOCK = 4096
 TINY_MAX = 1024
@@ -105,9 +103,7 @@ class Location(NamedTuple):
     length: int
 
     def encode(self) -> bytes:
-        return struct.pack(
-            "<IIHHI", self.segment, self.offset & 0xFFFFFFFF, self.offset >> 32, self.kind, self.length
-        )
+        return struct.pack("<IIHHI", self.segment, self.offset & 0xFFFFFFFF, self.offset >> 32, self.kind, self.length)
 
     @classmethod
     def decode(cls, raw: bytes) -> Location:
@@ -196,7 +192,7 @@ def encode_record(kind: RecordKind, id: ObjectId, payload: Buffer, offset: int, 
 
 
 def _record_check(fixed: bytes, id: bytes, offset: int, nonce: bytes) -> bytes:
-    return blake3(fixed + id + _OFFSET.pack(offset), key=nonce + nonce).digest(4)
+    return keyed_check(fixed + id + _OFFSET.pack(offset), nonce + nonce)
 
 
 def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Iterator[Record]:

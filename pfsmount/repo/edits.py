@@ -83,6 +83,4 @@ def remove(
             gone = {path: None for path in paths if find(batch, root, path) is not None}
             return edit_paths(batch, root, gone, mtime_ns=time.time_ns())
 
-        return commit_edit(
-            store, batch, repo, branch, edit, message=message, origin={"how": "rm", "paths": len(paths)}
-        )
+        return commit_edit(store, batch, repo, branch, edit, message=message, origin={"how": "rm", "paths": len(paths)})

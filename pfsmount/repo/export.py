@@ -31,7 +31,7 @@ class ExportReport:
     """What was written so far."""
 
     files: int = 0
-    bytes: int = 0
+    size: int = 0
 
 
 Progress = Callable[[ExportReport], None]
@@ -155,7 +155,7 @@ class Export:
                     _write_zeros(fd, offset.stop - offset.start)
             else:
                 _write_all(fd, data, offset.start if sparse else None)
-            self.report.bytes += offset.stop - offset.start
+            self.report.size += offset.stop - offset.start
             if self._progress is not None:
                 self._progress(self.report)
         if sparse:

@@ -44,7 +44,7 @@ class IngestReport:
     """What was read so far."""
 
     files: int = 0
-    bytes: int = 0
+    size: int = 0
     skipped: list[bytes] = field(default_factory=list)
     """Local paths of sockets, FIFOs and devices, which are not versioned."""
 
@@ -82,13 +82,11 @@ class Ingest:
         except OSError as error:
             raise _reading_error(error, b"standard input") from error
         self._count(size)
-        return file_entry(
-            id, size, mode=0o644, uid=os.getuid(), gid=os.getgid(), mtime_ns=time.time_ns()
-        )
+        return file_entry(id, size, mode=0o644, uid=os.getuid(), gid=os.getgid(), mtime_ns=time.time_ns())
 
     def _count(self, size: int) -> None:
         self.report.files += 1
-        self.report.bytes += size
+        self.report.size += size
         if self._progress is not None:
             self._progress(self.report)
 
@@ -116,9 +114,7 @@ class Ingest:
             if item.is_symlink():
                 info = item.stat(follow_symlinks=False)
                 self._count(0)
-                return symlink_entry(
-                    os.readlink(path), uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns
-                )
+                return symlink_entry(os.readlink(path), uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
             before = None
             if previous is not None and previous.kind is Kind.DIRECTORY:
                 before = lookup(self.batch, previous.id, item.name)
@@ -172,9 +168,7 @@ def _reading_error(error: OSError, path: bytes) -> PfsError:
     return error_for(error, f"reading {where}")
 
 
-def lay_over(
-    batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, delete: bool, mtime_ns: int
-) -> Entry:
+def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, delete: bool, mtime_ns: int) -> Entry:
     """What `cp -rT` makes of `over` onto `base`: files are overwritten, directories joined, nothing deleted.
 
     With `delete`, a directory becomes exactly `over`. Existing directories keep their attributes. Cost: the size of `over`; where there is
@@ -288,9 +282,7 @@ def commit_edit(
         if tree == base:
             return None
         try:
-            return store.commit(
-                batch, repo, branch, tree=tree, expected=head, message=message, origin=origin
-            )
+            return store.commit(batch, repo, branch, tree=tree, expected=head, message=message, origin=origin)
         except Conflict:
             if attempt + 1 == _TRIES:
                 raise
@@ -319,18 +311,12 @@ def put(
     previous = _previous(store, repo, branch, target)
     with store.objects.batch() as batch:
         ingest = Ingest(batch, progress)
-        placements = [
-            _ingest_one(ingest, source, previous, several=len(sources) > 1) for source in sources
-        ]
+        placements = [_ingest_one(ingest, source, previous, several=len(sources) > 1) for source in sources]
 
         def edit(root: Entry) -> Entry:
-            return place_all(
-                batch, root, target, placements, into=into or len(sources) > 1, delete=delete
-            )
+            return place_all(batch, root, target, placements, into=into or len(sources) > 1, delete=delete)
 
-        return commit_edit(
-            store, batch, repo, branch, edit, message=message, origin=origin
-        ), ingest.report
+        return commit_edit(store, batch, repo, branch, edit, message=message, origin=origin), ingest.report
 
 
 def _previous(store: Store, repo: str, branch: str, target: RepoPath) -> Entry | None:
@@ -348,4 +334,3 @@ def _ingest_one(ingest: Ingest, source: bytes | int, previous: Entry | None, *, 
     if entry.kind is Kind.DIRECTORY and not several:
         return Placement(entry, None)
     return Placement(entry, parse_entry_name(name))
-

@@ -426,9 +426,7 @@ class Store:
             state = get_worktree(txn, info, branch, name)
         return state or WorktreeState(0, self.head(repo, branch))
 
-    def set_worktree_state(
-        self, repo: str, branch: str, name: str, generation: int, base: ObjectId | None
-    ) -> None:
+    def set_worktree_state(self, repo: str, branch: str, name: str, generation: int, base: ObjectId | None) -> None:
         """Move a worktree without a commit: begin, rebase, discard. Durable. Raises NotFound."""
         with self.objects.index.write() as txn:
             put_worktree(txn, get_repo(txn, repo), branch, name, WorktreeState(generation, base))
@@ -451,4 +449,3 @@ def _by_prefix(txn: Transaction, repo: RepoInfo, prefix: str) -> ObjectId | None
                     hint="give more digits",
                 )
     return found[0] if found else None
-

@@ -335,6 +335,9 @@ class WorktreeCommit(WorktreeTurn):
                 after.separate.append(place)
         if clean:
             after.clean.append(node)
+        else:
+            after.places[node] = [place for place in own if place not in places]
+            after.in_place[node] = change.in_place and primary not in places
 
 
 def _differs(old: Entry | None, new: Entry | None) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from pfsmount.errors import NotFound
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
-from pfsmount.objects.store import Reader
 from pfsmount.repo.overlay_nodes import Change, Node, NodeKind, Touched
 from pfsmount.repo.worktree_commit import WorktreeCommit
 from pfsmount.repo.worktree_replay import DirectoryState, NextState
@@ -150,10 +149,9 @@ class WorktreeRebase(WorktreeCommit):
         if node.kind is NodeKind.DIRECTORY:
             self._discard_below(node, after)
         if change.places is not None:
-            change.places.remove((directory, name))
-            if change.places:
-                if node.parent is directory and node.name == name:
-                    self.move_node(node, *change.places[0])
+            left = [place for place in after.places.get(node, change.places) if place != (directory, name)]
+            after.places[node] = left
+            if left:
                 return
         if after.is_in_place(node) and change.data is None:
             after.clean.append(node)
@@ -207,6 +205,3 @@ def _only_times(before: Entry, after: Entry) -> bool:
 
 def _no_change(path: RepoPath) -> NotFound:
     return NotFound(f"'{display(path_bytes(path))}' has no uncommitted change")
-
-
-__all__ = ["Move", "Reader", "WorktreeRebase"]

@@ -192,6 +192,8 @@ class NextState:
     entries: dict[Node, Entry] = field(default_factory=dict)
     """New content by reference of files that stay changed, and of nodes that become clean."""
     in_place: dict[Node, bool] = field(default_factory=dict)
+    places: dict[Node, list[tuple[Node, bytes]]] = field(default_factory=dict)
+    """The names that a file with several keeps."""
     attributes: dict[Node, tuple[int, int, int]] = field(default_factory=dict)
     """Mode, uid and gid of directories that follow the base."""
     clean: list[Node] = field(default_factory=list)
@@ -215,6 +217,13 @@ class NextState:
         assert node.change is not None
         return self.in_place.get(node, node.change.in_place)
 
+    def primary(self, node: Node) -> tuple[Node | None, bytes]:
+        """The name under which a file with several is written first."""
+        places = self.places.get(node)
+        if places and (node.parent, node.name) not in places:
+            return places[0]
+        return node.parent, node.name
+
     def is_empty(self, root: Node) -> bool:
         """True when nothing stays changed."""
         if root.change is None:
@@ -237,23 +246,19 @@ def snapshot(root: Node, after: NextState) -> Iterator[Record]:
         state = after.directory(directory)
         for name in sorted(state.hidden):
             node = state.names.get(name)
-            if node is None or not after.is_in_place(node) or _is_alias(node, directory, name):
+            if node is None or not after.is_in_place(node) or after.primary(node) != (directory, name):
                 yield ["unlink", number, name_text(name), time_ns]
         for name, node in sorted(state.names.items()):
             assert node.change is not None
             if node.change.number in written:
                 continue
-            if _is_alias(node, directory, name):
+            if after.primary(node) != (directory, name):
                 continue
             written.add(node.change.number)
             yield from _node_records(node, directory, name, after, time_ns)
             if node.kind is NodeKind.DIRECTORY:
                 stack.append(node)
     yield from _link_records(root, after)
-
-
-def _is_alias(node: Node, directory: Node, name: bytes) -> bool:
-    return node.parent is not directory or node.name != name
 
 
 def _link_records(root: Node, after: NextState) -> Iterator[Record]:
@@ -266,7 +271,7 @@ def _link_records(root: Node, after: NextState) -> Iterator[Record]:
             assert node.change is not None
             if node.kind is NodeKind.DIRECTORY:
                 stack.append(node)
-            elif _is_alias(node, directory, name):
+            elif after.primary(node) != (directory, name):
                 time_ns = directory.change.mtime_ns
                 yield ["link", node.change.number, directory.change.number, name_text(name), time_ns]
 

@@ -81,6 +81,12 @@ class WorktreeTurn(WorktreeFiles):
             assert node.change is not None
             node.change.mode, node.change.uid, node.change.gid = attributes
             effects.attributes.append(node.ino)
+        for node, places in after.places.items():
+            if places and node.change is not None:
+                if (node.parent, node.name) not in places:
+                    self.move_node(node, *places[0])
+                node.change.places = places if len(places) > 1 else None
+                effects.attributes.append(node.ino)
         for directory, name in after.separate:
             effects.entries.append((directory.ino, name))
         self.root.entry = root

@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from blake3 import blake3
-
 from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
-from pfsmount.objects.hashing import file_hasher, hash_bytes
+from pfsmount.objects.hashing import Hasher, file_hasher, hash_bytes
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
@@ -236,9 +234,7 @@ class _Descriptor:
 class _Overlay:
     """An earlier version with some ranges replaced by those of a sparse file."""
 
-    def __init__(
-        self, base: Content, base_size: int, fd: int, extents: Sequence[tuple[int, int]], size: int
-    ) -> None:
+    def __init__(self, base: Content, base_size: int, fd: int, extents: Sequence[tuple[int, int]], size: int) -> None:
         self._base, self._base_size, self._fd, self._size = base, min(base_size, base.size), fd, size
         self._extents = sorted(extents)
 
@@ -351,7 +347,7 @@ def _seek(fd: int, offset: int, whence: int) -> int | None:
 _ZEROS = bytes(MIB)
 
 
-def _hash_zeros(hasher: blake3, count: int) -> None:
+def _hash_zeros(hasher: Hasher, count: int) -> None:
     while count:
         part = min(count, len(_ZEROS))
         hasher.update(_ZEROS if part == len(_ZEROS) else _ZEROS[:part])
@@ -510,7 +506,5 @@ def read_small(objects: Reader, entry: Entry, limit: int = 16 * MIB) -> bytes:
     location = objects.locate(entry.id)
     if location is not None and location.kind is RecordKind.MANIFEST:
         manifest = load_manifest(objects, entry.id)
-        return b"".join(
-            bytes(n) if id is None else objects.get(id) for _, id, n in pieces(objects, manifest)
-        )
+        return b"".join(bytes(n) if id is None else objects.get(id) for _, id, n in pieces(objects, manifest))
     return objects.get(entry.id)

@@ -29,9 +29,7 @@ class DirectorySummary:
 
 
 _EMPTY_NODE = encode_node(0, ())
-EMPTY_DIRECTORY = DirectorySummary(
-    hash_bytes(_EMPTY_NODE, HashKind.NODE), content_of_node(0, ()), 0, 0, 0
-)
+EMPTY_DIRECTORY = DirectorySummary(hash_bytes(_EMPTY_NODE, HashKind.NODE), content_of_node(0, ()), 0, 0, 0)
 _EMPTY = Node(_EMPTY_NODE)
 
 
@@ -79,9 +77,7 @@ def lookup(objects: Reader, directory: ObjectId, name: bytes) -> Entry | None:
         node = load_node(objects, node.child(i).id)
 
 
-def entries(
-    objects: Reader, directory: ObjectId, after: bytes = b""
-) -> Iterator[tuple[EntryName, Entry]]:
+def entries(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[tuple[EntryName, Entry]]:
     """The entries whose names follow `after`, in bytewise order; nodes are read as they are reached."""
     stack = [_from(load_directory(objects, directory), after)]
     while stack:
@@ -111,9 +107,7 @@ def find(objects: Reader, root: Entry, path: RepoPath) -> Entry | None:
     return entry
 
 
-def walk(
-    objects: Reader, root: Entry, path: RepoPath = ()
-) -> Iterator[tuple[RepoPath, Entry]]:
+def walk(objects: Reader, root: Entry, path: RepoPath = ()) -> Iterator[tuple[RepoPath, Entry]]:
     """`root` and everything below it, depth first, each directory before its entries, in bytewise order."""
     stack: list[Iterator[tuple[RepoPath, Entry]]] = [iter(((path, root),))]
     while stack:

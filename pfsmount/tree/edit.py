@@ -118,9 +118,7 @@ class _LevelCursor:
         return all(i + 1 == len(node.names) for node, i in self._path)
 
 
-def edit_directory(
-    batch: Batch, directory: ObjectId, changes: Mapping[EntryName, Entry | None]
-) -> DirectorySummary:
+def edit_directory(batch: Batch, directory: ObjectId, changes: Mapping[EntryName, Entry | None]) -> DirectorySummary:
     """The directory with some entries set (or removed, None).
 
     Removing what is not there does nothing. Cost: the changes times the depth.
@@ -201,9 +199,7 @@ def _merge(node: Node, changes: list[tuple[bytes, Item | None]]) -> Iterator[tup
 
 def replace_contents(entry: Entry, summary: DirectorySummary) -> Entry:
     """A directory's entry with other contents and the same attributes."""
-    return entry.replace(
-        id=summary.id, content_id=summary.content_id, files=summary.files, size=summary.size
-    )
+    return entry.replace(id=summary.id, content_id=summary.content_id, files=summary.files, size=summary.size)
 
 
 def edit_paths(

@@ -79,17 +79,13 @@ class Entry:
 
     def same_content(self, other: Entry) -> bool:
         """True when names, kinds, exec bits and contents are equal; owners, times and modes may differ."""
-        return (
-            self.kind is other.kind and self.content == other.content and self.executable == other.executable
-        )
+        return self.kind is other.kind and self.content == other.content and self.executable == other.executable
 
     def encode(self) -> tuple[bytes, bytes]:
         """The fixed part and the extra part."""
         flags = _INLINE if self.xattrs else _BY_ID if self.xattrs_id is not None else 0
         seconds, ns = divmod(self.mtime_ns, _NS)
-        fixed = FIXED.pack(
-            self.kind, flags, self.mode, self.uid, self.gid, seconds, ns, self.size, self.id
-        )
+        fixed = FIXED.pack(self.kind, flags, self.mode, self.uid, self.gid, seconds, ns, self.size, self.id)
         extra = b""
         if self.kind is Kind.DIRECTORY:
             assert self.content_id is not None
@@ -158,9 +154,7 @@ def _decode_extra(entry: Entry, flags: int, extra: bytes) -> Entry:
     )
 
 
-def file_entry(
-    id: ObjectId, size: int, *, mode: int = 0o644, uid: int = 0, gid: int = 0, mtime_ns: int = 0
-) -> Entry:
+def file_entry(id: ObjectId, size: int, *, mode: int = 0o644, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> Entry:
     """A regular file."""
     return Entry(Kind.FILE, mode & 0o7777, uid, gid, mtime_ns, size, id)
 
@@ -174,9 +168,7 @@ def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 
     """A symlink. Raises InvalidInput for a target that no kernel takes."""
     if not 0 < len(target) <= TARGET_MAX or b"\0" in target:
         raise InvalidInput(f"a symlink's target has 1 to {TARGET_MAX} bytes, this one {len(target)}")
-    return Entry(
-        Kind.SYMLINK, 0o777, uid, gid, mtime_ns, len(target), _target_id(target), target=target
-    )
+    return Entry(Kind.SYMLINK, 0o777, uid, gid, mtime_ns, len(target), _target_id(target), target=target)
 
 
 def encode_leaf(name: bytes, entry: Entry) -> tuple[bytes, bytes]:

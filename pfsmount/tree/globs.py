@@ -126,9 +126,7 @@ class Glob:
         elif root.is_directory:
             yield from self._below(objects, root, (), 0)
 
-    def _below(
-        self, objects: Reader, directory: Entry, path: RepoPath, depth: int
-    ) -> Iterator[tuple[RepoPath, Entry]]:
+    def _below(self, objects: Reader, directory: Entry, path: RepoPath, depth: int) -> Iterator[tuple[RepoPath, Entry]]:
         if depth == len(self._parts):
             yield from self._everything(objects, directory, path, "")
             return

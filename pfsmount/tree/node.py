@@ -14,11 +14,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blake3 import blake3
-
 from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
-from pfsmount.objects.hashing import HashKind, hash_bytes
+from pfsmount.objects.hashing import HashKind, hash_bytes, short_hash
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
@@ -128,7 +126,7 @@ class Node:
 
 def rank(name: bytes) -> int:
     """How many levels of nodes end at this name."""
-    (bits,) = _SIZE.unpack(blake3(name).digest(8))
+    bits = short_hash(name)
     result = 0
     while result < _RANK_MAX and not bits & 63:
         result += 1

@@ -1,0 +1,183 @@
+"""What is uncommitted in a worktree, at the cost of the changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pfsmount.config import MIB
+from pfsmount.ids import EntryName, ObjectId, RepoPath
+from pfsmount.objects.hashing import file_hasher
+from pfsmount.repo.overlay_nodes import Change, KIND_WORDS, Node, NodeKind
+from pfsmount.repo.worktree_rebase import WorktreeRebase
+from pfsmount.tree.directory import lookup
+from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.xattrs import load_xattrs
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeChange:
+    """One uncommitted change."""
+
+    path: RepoPath
+    what: str
+    """`new`, `modified`, `deleted`, `attributes` (mode, owner, xattrs), or `replaced` (by another kind or directory)."""
+    kind: str
+    """file, dir, symlink: of what is there now, or was."""
+    size: int
+    """Bytes now; of what was deleted then."""
+    files: int
+    """1, or for a directory that is deleted or was moved here as a whole: how many files are in it."""
+    old: Entry | None
+    """What the base has."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeStatus:
+    """How a worktree stands."""
+
+    repo: str
+    branch: str
+    name: str
+    base: ObjectId | None
+    """The commit under the changes."""
+    head: ObjectId | None
+    """The branch's head; another than `base` while there are conflicts."""
+    changes: tuple[WorktreeChange, ...]
+    unversioned: tuple[RepoPath, ...]
+    """FIFOs and sockets."""
+    conflicts: tuple[RepoPath, ...]
+    """Paths changed here and, differently, on the branch."""
+    owner: dict[str, object] | None
+    """Who has the worktree open for writing, when that is another process."""
+
+
+class WorktreeLook(WorktreeRebase):
+    """A worktree that can say what is changed. May wait for the disk."""
+
+    _hashes: dict[tuple[int, int], ObjectId]
+
+    def changes(self) -> Iterator[WorktreeChange]:
+        """Uncommitted changes by path. What came and went, or has only another time, is none. Raises OSError, Corrupt."""
+        if self.root.change is None:
+            return
+        if self.root.entry is not None and self._attributes_differ(self.root, self.root.entry):
+            yield self._change((), "attributes", self.root, self.root.entry)
+        yield from self._changes_below(self.root, ())
+
+    def _changes_below(self, directory: Node, path: RepoPath) -> Iterator[WorktreeChange]:
+        change = directory.change
+        assert change is not None
+        for name in sorted(change.hidden.union(change.names)):
+            node = change.names.get(name)
+            old = None
+            if name in change.hidden and directory.entry is not None:
+                old = lookup(self.objects, directory.entry.id, name)
+            here = (*path, EntryName(name))
+            special = node is not None and node.kind in (NodeKind.FIFO, NodeKind.SOCKET)
+            if node is None or special:
+                if old is not None:
+                    yield _deleted(here, old)
+                continue
+            what = self._what(node, old)
+            if what is not None:
+                yield self._change(here, what, node, old)
+            if node.kind is NodeKind.DIRECTORY and node.change is not None:
+                yield from self._changes_below(node, here)
+
+    def _what(self, node: Node, old: Entry | None) -> str | None:
+        change = node.change
+        if old is None:
+            return "new"
+        assert change is not None
+        if KIND_WORDS[node.kind] != _WORDS[old.kind]:
+            return "replaced"
+        if node.kind is NodeKind.DIRECTORY:
+            if not change.in_place and (node.entry is None or node.entry.id != old.id):
+                return "replaced"
+        elif self._content_differs(node, change, old):
+            return "modified"
+        return "attributes" if self._attributes_differ(node, old) else None
+
+    def _content_differs(self, node: Node, change: Change, old: Entry) -> bool:
+        if change.data is None:
+            return node.entry is None and old.size > 0 or node.entry is not None and node.entry.id != old.id
+        if self.stat_data(change).size != old.size:
+            return True
+        return self.content_id(node) != old.id
+
+    def content_id(self, node: Node) -> ObjectId:
+        """The id that a changed file would have in a commit; its content is read once for each change of it."""
+        change = node.change
+        assert change is not None
+        key = (change.number, change.version)
+        found = self._hashes.get(key)
+        if found is None:
+            hasher = file_hasher()
+            content = None if node.entry is None else self.content_of(node)
+            size = self.stat_data(change).size
+            for offset in range(0, size, 4 * MIB):
+                with self.reading(node, content, offset, 4 * MIB) as reading:
+                    hasher.update(reading.run())
+            found = ObjectId(hasher.digest())
+            if len(self._hashes) > 10_000:
+                self._hashes.clear()
+            self._hashes[key] = found
+        return found
+
+    def _attributes_differ(self, node: Node, old: Entry) -> bool:
+        change = node.change
+        assert change is not None
+        if (change.mode, change.uid, change.gid) != (old.mode, old.uid, old.gid) and node.kind is not NodeKind.SYMLINK:
+            return True
+        return self.xattrs(node) != load_xattrs(self.objects, old)
+
+    def _change(self, path: RepoPath, what: str, node: Node, old: Entry | None) -> WorktreeChange:
+        files = 1
+        if node.kind is NodeKind.DIRECTORY:
+            files = node.entry.files if node.entry is not None and what in ("new", "replaced") else 0
+        return WorktreeChange(path, what, KIND_WORDS[node.kind], self._size(node), files, old)
+
+    def _size(self, node: Node) -> int:
+        if node.kind is not NodeKind.DIRECTORY:
+            return self.attributes(node).size
+        return 0
+
+    def unversioned(self) -> list[RepoPath]:
+        """FIFOs and sockets, which no commit takes."""
+        found: list[RepoPath] = []
+        stack: list[tuple[Node, RepoPath]] = [(self.root, ())]
+        while stack:
+            directory, path = stack.pop()
+            if directory.change is None:
+                continue
+            for name, node in directory.change.names.items():
+                if node.kind in (NodeKind.FIFO, NodeKind.SOCKET):
+                    found.append((*path, EntryName(name)))
+                elif node.kind is NodeKind.DIRECTORY:
+                    stack.append((node, (*path, EntryName(name))))
+        return sorted(found)
+
+    @property
+    def is_clean(self) -> bool:
+        """True when the journal has nothing to say."""
+        change = self.root.change
+        return change is None or not (change.names or change.hidden or change.touched)
+
+
+def _deleted(path: RepoPath, old: Entry) -> WorktreeChange:
+    files = old.files if old.is_directory else 1
+    return WorktreeChange(path, "deleted", _WORDS[old.kind], old.size, files, old)
+
+
+_WORDS = {
+    Kind.FILE: KIND_WORDS[NodeKind.FILE],
+    Kind.DIRECTORY: KIND_WORDS[NodeKind.DIRECTORY],
+    Kind.SYMLINK: KIND_WORDS[NodeKind.SYMLINK],
+}
+
+
+def display_path(path: RepoPath) -> str:
+    """A path as text that JSON and people take; bytes that are not UTF-8 survive."""
+    return os.fsdecode(b"/".join(path)) or "."
