@@ -65,18 +65,17 @@ class WorktreeNames(OverlayEdit):
             chain.append(parent)
         if any(not self.current(at) and at.state is State.STALE for at in chain):
             raise Stale("the file went away when the branch moved")
-        for at in reversed(chain):
+        for at in reversed(chain[1:]):
             self._promote_one(at)
-        assert node.change is not None
-        return node.change
+        return self._promote_one(node)
 
-    def _promote_one(self, node: Node) -> None:
+    def _promote_one(self, node: Node) -> Change:
         number = self.number()
         if node.state is State.NAMED:
             assert node.parent is not None and node.parent.change is not None
             parent = node.parent.change.number
             self.append(node, ["base", number, parent, name_text(node.name)])
-        self.adopt(node, number)
+        return self.adopt(node, number)
 
     def writable(self, node: Node) -> None:
         """Refuse what was discarded or replaced. Raises Stale, ReadOnly, NoSpace."""

@@ -137,27 +137,36 @@ class WorktreeRebase(WorktreeCommit):
             self._discard_name(directory, name, after)
 
     def _discard_name(self, directory: Node, name: bytes, after: NextState) -> None:
-        state = self._own_state(directory, after)
-        node = state.names.pop(name, None)
-        state.hidden.discard(name)
-        after.effects.entries.append((directory.ino, name))
-        after.effects.attributes.append(directory.ino)
-        if node is None:
-            return
+        """Give up what is at a name and everything below it."""
+        stack = [(directory, name)]
+        while stack:
+            directory, name = stack.pop()
+            state = self._own_state(directory, after)
+            node = state.names.pop(name, None)
+            state.hidden.discard(name)
+            after.effects.entries.append((directory.ino, name))
+            after.effects.attributes.append(directory.ino)
+            if node is None or not self._discard_place(node, (directory, name), after):
+                continue
+            if node.kind is NodeKind.DIRECTORY:
+                below = self._own_state(node, after)
+                stack.extend((node, child) for child in below.hidden.union(below.names))
+
+    def _discard_place(self, node: Node, place: tuple[Node, bytes], after: NextState) -> bool:
+        """Give up one name of a node; False when it has others."""
         change = node.change
         assert change is not None
-        if node.kind is NodeKind.DIRECTORY:
-            self._discard_below(node, after)
         if change.places is not None:
-            left = [place for place in after.places.get(node, change.places) if place != (directory, name)]
+            left = [other for other in after.places.get(node, change.places) if other != place]
             after.places[node] = left
             if left:
-                return
+                return False
         if after.is_in_place(node) and change.data is None:
             after.clean.append(node)
             after.effects.attributes.append(node.ino)
         else:
             after.stale.append(node)
+        return True
 
     def _prune(self, chain: list[Node], after: NextState) -> None:
         """Directories on the way that have no changes left show the base again."""

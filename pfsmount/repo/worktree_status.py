@@ -64,9 +64,18 @@ class WorktreeLook(WorktreeRebase):
             return
         if self.root.entry is not None and self._attributes_differ(self.root, self.root.entry):
             yield self._change((), "attributes", self.root, self.root.entry)
-        yield from self._changes_below(self.root, ())
+        stack = [self._changes_in(self.root, ())]
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+            elif isinstance(found, WorktreeChange):
+                yield found
+            else:
+                stack.append(self._changes_in(*found))
 
-    def _changes_below(self, directory: Node, path: RepoPath) -> Iterator[WorktreeChange]:
+    def _changes_in(self, directory: Node, path: RepoPath) -> Iterator[WorktreeChange | tuple[Node, RepoPath]]:
+        """Changes of a directory's entries; of each directory in it that has changes, node and path."""
         change = directory.change
         assert change is not None
         for name in sorted(change.hidden.union(change.names)):
@@ -84,7 +93,7 @@ class WorktreeLook(WorktreeRebase):
             if what is not None:
                 yield self._change(here, what, node, old)
             if node.kind is NodeKind.DIRECTORY and node.change is not None:
-                yield from self._changes_below(node, here)
+                yield node, here
 
     def _what(self, node: Node, old: Entry | None) -> str | None:
         change = node.change

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
-import traceback
-from collections.abc import Iterator
 
 from runner.executors import mounts, namespaces, syscalls, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
@@ -54,7 +54,7 @@ def run(host: namespaces.Place, view: namespaces.Place, orders: int, report: int
     except OSError as error:
         tell(report, {"kind": "error", "message": f"cannot prepare the datum: {error}"})
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     os._exit(1)
 
 

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
 
 from runner.executors import namespaces, syscalls, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 PFS = b"/pfs"
 OUT = PFS + b"/out"

@@ -106,6 +106,7 @@ class ProcessWorker:
         self._heard = bytearray()
         self._running = False
         self._lost = ""  # why no more tasks can be run
+        self._closed = False
 
     async def wait_ready(self) -> None:
         """Raises ExecutorUnavailable where the machine refuses what a worker needs."""
@@ -188,7 +189,7 @@ class ProcessWorker:
             try:
                 while data:
                     data = data[await self._socket.send(data) :]
-            except OSError:
+            except (OSError, trio.ClosedResourceError):
                 raise await self._find_out() from None
             return
         raise self._lose("the worker process does not listen")
@@ -198,7 +199,7 @@ class ProcessWorker:
         while (frame := wire.take(self._heard)) is None:
             try:
                 data = await self._socket.recv(1 << 16)
-            except OSError:
+            except (OSError, trio.ClosedResourceError):
                 data = b""
             if not data:
                 raise await self._find_out()
@@ -207,6 +208,8 @@ class ProcessWorker:
 
     async def _find_out(self) -> WorkerLost:
         """Why the socket has ended."""
+        if self._closed:
+            return self._lose("the worker was closed")
         await self._wait_exit(5.0)
         code = self._process.poll()
         how = "hangs"
@@ -223,6 +226,7 @@ class ProcessWorker:
 
     async def aclose(self) -> None:
         """Ends the worker, and with it what it may still be running; nothing is left when this returns."""
+        self._closed = True
         self._socket.close()
         await self._wait_exit(_STOPPING_S)
         if self._process.poll() is None:

@@ -1,0 +1,543 @@
+"""The uncommitted changes on top of one branch head.
+
+    store/worktrees/<repo id>/<branch, percent-encoded>[+name]/
+      lock              flock: the owner; its text says who that is
+      journal.<gen>     what changed since the base (`repo.journal`)
+      data/<number>     contents of changed files
+
+Invariants
+1. The index names the valid generation. A journal of another generation means nothing and is deleted by the next owner.
+2. The first line of the valid journal names the base. Without a journal nothing is changed, and the base is the branch's head.
+3. Only the holder of the lock writes to the directory. It is taken with the first change and given back when nothing is changed.
+4. What an operation returned for is in the journal or in a data file, so it survives a kill of this process.
+
+A `Worktree` that is not the owner shows what the owner's journal says and takes no changes.
+
+For one thread at a time; `docs/CONCURRENCY.md` says which parts may run beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pfsmount.errors import Busy, Conflict, NotFound
+from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
+from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.store import Batch
+from pfsmount.repo.commit import Commit
+from pfsmount.repo.journal import ROOT_NUMBER, Journal, JournalReader, journal_base
+from pfsmount.repo.overlay import NowaitReader, WouldBlock
+from pfsmount.repo.overlay_data import DataFiles
+from pfsmount.repo.overlay_nodes import Effects, Node, ReadOnly, State
+from pfsmount.repo.refs import RefKind, RefMove, RepoInfo, WorktreeState, put_worktree
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree_commit import Cut
+from pfsmount.repo.worktree_rebase import Move
+from pfsmount.repo.worktree_replay import NextState, Replay
+from pfsmount.repo.worktree_status import WorktreeLook, WorktreeStatus
+from pfsmount.tree.entry import Entry
+
+log = logging.getLogger(__name__)
+_RETRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a commit of a worktree came to."""
+
+    commit: Commit | None
+    """None: nothing was changed."""
+    unversioned: tuple[RepoPath, ...]
+    """FIFOs and sockets, which stay in the worktree."""
+    effects: Effects
+
+
+def worktree_path(store: Path, repo: RepoInfo, branch: str, name: str = "") -> Path:
+    """Where a worktree lies."""
+    leaf = quote(os.fsencode(branch), safe="") + (f"+{quote(os.fsencode(name), safe='')}" if name else "")
+    return store / "worktrees" / f"{repo.id:016x}" / leaf
+
+
+class Worktree(WorktreeLook):
+    """One worktree as this process sees it. Make it with `open`."""
+
+    def __init__(self, store: Store, repo: RepoInfo, branch: str, name: str, who: Mapping[str, Any]) -> None:
+        self.store, self.repo, self.branch, self.name = store, repo, branch, name
+        self.objects = store.objects
+        self.path = worktree_path(store.path, repo, branch, name)
+        self.who = dict(who)
+        self.frozen: set[Node] = set()
+        self.conflicts: tuple[RepoPath, ...] = ()
+        """Paths changed here and on the branch, when the last `follow` met any."""
+        self.foreign: JournalReader | None = None
+        """The journal of another owner, while there is one."""
+        self._replay: Replay | None = None
+        self._lock = -1
+        self._warmed: set[bytes] = set()
+        self._hashes: dict[tuple[int, int], ObjectId] = {}
+        self.generation = 0
+        self.base: ObjectId | None = None
+        super().__init__(store.objects, store.empty_root(), DataFiles(self.path / "data"))
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        repo: str,
+        branch: str,
+        name: str = "",
+        *,
+        own: bool = False,
+        nowait: bool = False,
+        who: Mapping[str, Any] | None = None,
+    ) -> Worktree:
+        """Open the worktree of a branch; it need not exist on disk.
+
+        Left-over changes are taken over by becoming the owner. `own`: be the owner in any case. `nowait`: from now on raise `WouldBlock`
+        instead of waiting for the disk. `who` is what others are told of the owner.
+        Raises NotFound, Busy (`own`, and another process has it), Corrupt, PermissionDenied.
+        """
+        worktree = cls(store, store.repo(repo), branch, name, {"pid": os.getpid(), **(who or {})})
+        try:
+            worktree._load(own)
+        except BaseException:
+            worktree.close()
+            raise
+        if nowait:
+            worktree.reader = NowaitReader(store.objects)
+        return worktree
+
+    def close(self) -> None:
+        """Give back the lock and close everything; uncommitted changes stay on disk. Any number of times."""
+        self._forget_foreign()
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+        self.data.close()
+        self._unlock()
+
+    def __enter__(self) -> Worktree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def root_of(self, commit: ObjectId | None) -> Entry:
+        """The root directory of a commit, or of a branch without one."""
+        return self.store.empty_root() if commit is None else self.store.read_commit(commit).tree
+
+    # Loading
+
+    def _load(self, own: bool) -> None:
+        """Read what is on disk. The memory shows nothing changed before."""
+        if own and not self._take_lock():
+            raise Busy(f"the uncommitted changes of {self.title} are open elsewhere", hint=self.owner_text())
+        state = self.store.worktree_state(self.repo.name, self.branch, self.name)
+        self.generation = state.generation
+        path = self.journal_path(state.generation)
+        if not path.exists():
+            self._show(self.store.head(self.repo.name, self.branch))
+            if own:
+                self._delete_leftovers(set())
+            return
+        if not self.owned and not self._take_lock():
+            self._watch(path)
+            return
+        reader = JournalReader(path)
+        try:
+            replay = self._start_replay(reader)
+            if replay is None:  # not even the first line is whole: a power cut right at the start
+                self._show(self.store.head(self.repo.name, self.branch))
+                path.unlink()
+                return
+            for record in reader.records():
+                replay.apply(record)
+            if torn := reader.torn_bytes():
+                log.warning("%s: cut %d bytes of an unfinished line off the journal", self.title, torn)
+            self.journal = Journal.resume(reader)
+        finally:
+            reader.close()
+        self.last_number = max(replay.last_number, *self.data.numbers(), ROOT_NUMBER)
+        self._delete_leftovers(self._used_numbers(replay))
+
+    def _start_replay(self, reader: JournalReader) -> Replay | None:
+        first = next(reader.records(), None)
+        if first is None:
+            return None
+        self._show(journal_base(first))
+        return Replay(self)
+
+    def _show(self, base: ObjectId | None) -> None:
+        self.base = base
+        self.root.entry = self.root_of(base)
+        self.epoch += 1
+        self.root.epoch = self.epoch
+
+    def _used_numbers(self, replay: Replay) -> set[int]:
+        """Numbers of data files in use; ones that a power cut took are made again, empty."""
+        there = set(self.data.numbers())
+        used = set()
+        for number, node in replay.numbers.items():
+            if node.change is None or node.change.data is None or node.state is not State.NAMED:
+                continue
+            used.add(number)
+            if number not in there:
+                log.warning("%s: the data of %r was lost in a power cut", self.title, node)
+                self.data.create(number)
+        return used
+
+    def _delete_leftovers(self, used: set[int]) -> None:
+        """Data that no node needs, and journals of other generations."""
+        for number in self.data.numbers():
+            if number not in used:
+                self.data.delete(number)
+        valid = self.journal_path(self.generation).name
+        for path in self.path.glob("journal.*"):
+            if path.name != valid:
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+    # Ownership
+
+    @property
+    def title(self) -> str:
+        """The worktree as people name it."""
+        return f"{self.repo.name}@{self.branch}" + (f"+{self.name}" if self.name else "")
+
+    @property
+    def owned(self) -> bool:
+        """True while this process holds the lock."""
+        return self._lock >= 0
+
+    def _take_lock(self) -> bool:
+        with disk_errors("opening a worktree"):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            text = json.dumps(self.who).encode()
+            os.pwrite(fd, text, 0)
+            os.ftruncate(fd, len(text))
+        self._lock = fd
+        return True
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def owner(self) -> dict[str, Any] | None:
+        """Who holds the lock, as it said of itself; None for nobody or this process."""
+        if self.owned:
+            return None
+        try:
+            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            with suppress(ValueError):
+                found = json.loads(os.pread(fd, 4096, 0))
+                return found if isinstance(found, dict) else {}
+            return {}
+        finally:
+            os.close(fd)
+
+    def owner_text(self) -> str:
+        """A hint that names the owner."""
+        who = self.owner() or {}
+        where = f", the mount at {who['mount']}" if who.get("mount") else ""
+        return f"process {who.get('pid', '?')}{where} has them"
+
+    def begin(self) -> None:
+        if self.journal is not None:
+            return
+        if not self.owned and not self._take_lock():
+            raise ReadOnly(f"{self.title} has uncommitted changes elsewhere: {self.owner_text()}")
+        state = self.store.worktree_state(self.repo.name, self.branch, self.name)
+        path = self.journal_path(state.generation)
+        if self.foreign is not None or path.exists():
+            # somebody's changes are on disk: show them before anything is changed
+            self._unlock()
+            self.reload()
+            raise WouldBlock(lambda: None)
+        self.generation = state.generation
+        self._delete_leftovers(set())
+        self.journal = Journal.create(path, self.base)
+        self.adopt(self.root, ROOT_NUMBER)
+
+    def reload(self) -> Effects:
+        """Forget what is in memory and read what is on disk; open files stay as they are. Not for an owner with changes."""
+        effects = self._drop_overlay()
+        self._forget_foreign()
+        reader, self.reader = self.reader, self.store.objects
+        try:
+            self._load(own=False)
+        finally:
+            self.reader = reader
+        return effects
+
+    def _drop_overlay(self) -> Effects:
+        """Make all changed nodes stale."""
+        effects = Effects([], [])
+        stack = [self.root]
+        while stack:
+            directory = stack.pop()
+            change = directory.change
+            if change is None:
+                continue
+            effects.attributes.append(directory.ino)
+            for name in change.hidden.union(change.names):
+                effects.entries.append((directory.ino, name))
+                node = change.names.get(name)
+                if node is not None:
+                    stack.append(node)
+                    self.make_stale(node)
+                    self.drop_unused(node)
+        self.root.change = None
+        return effects
+
+    # Looking on while another process owns the worktree
+
+    def _watch(self, path: Path) -> None:
+        reader = JournalReader(path)
+        replay = self._start_replay(reader)
+        self.owns_data = False
+        self.foreign, self._replay = reader, replay
+        self._tail()
+
+    def _forget_foreign(self) -> None:
+        if self.foreign is not None:
+            self.foreign.close()
+            self.data.close()
+        self.foreign = self._replay = None
+        self.owns_data = True
+
+    def _tail(self) -> Effects:
+        if self.foreign is None or self._replay is None:
+            return Effects([], [])
+        reader, self.reader = self.reader, self.store.objects
+        try:
+            for record in self.foreign.records():
+                self._replay.apply(record)
+        finally:
+            self.reader = reader
+        effects, self._replay.effects = self._replay.effects, Effects([], [])
+        return effects
+
+    def look(self) -> Effects:
+        """Bring a worktree that is not owned up to what is on disk. Does nothing for an owner. Raises NotFound, OSError, Corrupt."""
+        if self.owned:
+            return Effects([], [])
+        if self.foreign is not None:
+            if self.foreign.is_current and self._replay is not None:
+                return self._tail()
+            return self.reload()
+        state = self.store.worktree_state(self.repo.name, self.branch, self.name)
+        self.generation = state.generation
+        if self.journal_path(state.generation).exists():
+            effects = self.reload()
+            effects.add(self._replay.effects if self._replay is not None else Effects([], []))
+            return effects
+        return Effects([], [])
+
+    # Following the branch
+
+    def head(self) -> ObjectId | None:
+        """The branch's head. Raises NotFound."""
+        return self.store.head(self.repo.name, self.branch)
+
+    def prepare_move(self) -> Move | None:
+        """What it takes to go on to the branch's head; None when the worktree is there. May wait, and run in any thread while nobody
+        changes the worktree. Raises NotFound."""
+        head = self.head()
+        if head == self.base or self.foreign is not None:
+            return None
+        return self.plan_move(head, self.root_of(head))
+
+    def carry_out_move(self, move: Move) -> Journal | None:
+        """The part of a move that is durable; see `turn`. To be followed by `finish_move`."""
+        if self.journal is None or move.conflicts:
+            return None
+
+        def publish() -> None:
+            self.store.set_worktree_state(
+                self.repo.name, self.branch, self.name, self.generation + 1, move.head
+            )
+
+        return self.turn(move.after, move.head, publish)
+
+    def finish_move(self, move: Move, journal: Journal | None) -> Effects:
+        """The part of a move in memory, an instant."""
+        self.conflicts = tuple(move.conflicts)
+        if move.conflicts:
+            return Effects([], [])
+        self.epoch += 1
+        self.root.epoch = self.epoch
+        if self.journal is not None:
+            effects = self.apply(move.after, move.head, move.root, journal)
+            self._release_if_clean()
+            return effects
+        self.base, self.root.entry = move.head, move.root
+        return Effects([], [self.root.ino])
+
+    def follow(self) -> Effects:
+        """Go on to the branch's head if its changes and those here are at different paths; else set `conflicts`. Raises NotFound, NoSpace."""
+        move = self.prepare_move()
+        if move is None:
+            if self.base == self.head():
+                self.conflicts = ()
+            return Effects([], [])
+        return self.finish_move(move, self.carry_out_move(move))
+
+    def check_conflicts(self) -> None:
+        """Refuse while branch and worktree changed the same paths. Raises Conflict."""
+        if self.conflicts:
+            paths = [display(path_bytes(path)) for path in self.conflicts]
+            shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+            raise Conflict(
+                f"{self.title} was changed by someone else where you changed it too: {shown}; nothing was committed or lost",
+                hint="save your version elsewhere, 'pfs discard' these paths, and apply it again",
+                paths=tuple(path_bytes(path) for path in self.conflicts),
+            )
+
+    # Committing
+
+    def finish_commit(
+        self, cut: Cut, after: NextState, batch: Batch, root: Entry, message: str, author: str | None
+    ) -> tuple[Commit, Journal | None]:
+        """Make the commit: durable when this returns. May wait, and run in any thread while nobody changes the worktree.
+
+        Raises Conflict when the head moved since the cut, NoSpace; then nothing has changed.
+        """
+        parents = () if cut.base is None else (cut.base,)
+        origin = {"how": "mount", "worktree": self.name} if self.name else {"how": "mount"}
+        commit = self.store.make_commit(
+            batch, tree=root, parents=parents, message=message, author=author, origin=origin
+        )
+        move = RefMove(self.repo, RefKind.BRANCH, self.branch, commit.id, cut.base)
+
+        def publish() -> None:
+            self.store.publish(
+                batch,
+                [(move, commit)],
+                why="commit",
+                more=lambda txn: put_worktree(
+                    txn, self.repo, self.branch, self.name, WorktreeState(self.generation + 1, commit.id)
+                ),
+            )
+
+        return commit, self.turn(after, commit.id, publish)
+
+    def commit(
+        self, message: str, paths: Collection[RepoPath] | None = None, *, author: str | None = None
+    ) -> CommitResult:
+        """Commit all changes, or those at and below `paths`. Only for a caller that has the worktree to itself.
+
+        Raises Conflict (with paths), NotFound (a path), Busy, NoSpace, OSError, Corrupt; then nothing is committed and nothing lost.
+        """
+        effects = Effects([], [])
+        for attempt in range(_RETRIES):
+            effects.add(self.follow())
+            self.check_conflicts()
+            if self.journal is None:
+                return CommitResult(None, (), effects)
+            cut = self.cut(paths)
+            try:
+                with self.objects.batch() as batch:
+                    root = self.ingest(cut, batch)
+                    unversioned = tuple(cut.unversioned)
+                    if not self.is_worth_a_commit(cut, root):
+                        return CommitResult(None, unversioned, effects)
+                    batch.prepare()
+                    after = self.settle(cut)
+                    try:
+                        commit, journal = self.finish_commit(cut, after, batch, root, message, author)
+                    except Conflict:
+                        if attempt + 1 == _RETRIES:
+                            raise
+                        continue
+                    effects.add(self.apply(after, commit.id, commit.tree, journal))
+            finally:
+                self.release_cut(cut)
+            self._release_if_clean()
+            return CommitResult(commit, unversioned, effects)
+        raise AssertionError("unreachable")
+
+    def is_worth_a_commit(self, cut: Cut, root: Entry) -> bool:
+        """False when what was cut is what the base has, but for times."""
+        return cut.meaningful and root != self.root.entry
+
+    # Discarding
+
+    def carry_out_discard(self, paths: Collection[RepoPath] | None) -> tuple[NextState, Journal | None]:
+        """Plan a discard and make it durable; to be followed by `finish_discard`. Raises NotFound, NoSpace."""
+        after = self.plan_discard(paths)
+        base = self.base
+
+        def publish() -> None:
+            self.store.set_worktree_state(self.repo.name, self.branch, self.name, self.generation + 1, base)
+
+        return after, self.turn(after, base, publish)
+
+    def finish_discard(self, after: NextState, journal: Journal | None) -> Effects:
+        """The part of a discard in memory, an instant."""
+        assert self.root.entry is not None
+        self.epoch += 1
+        self.root.epoch = self.epoch
+        effects = self.apply(after, self.base, self.root.entry, journal)
+        self._release_if_clean()
+        return effects
+
+    def discard(self, paths: Collection[RepoPath] | None = None) -> Effects:
+        """Give up all changes, or those at and below `paths`. Raises NotFound for a path without changes, Busy, NoSpace."""
+        if self.journal is None:
+            if paths:
+                raise NotFound(f"{self.title} has no uncommitted changes")
+            return Effects([], [])
+        effects = self.finish_discard(*self.carry_out_discard(paths))
+        effects.add(self.follow())
+        return effects
+
+    def _release_if_clean(self) -> None:
+        if self.journal is None:
+            self._unlock()
+
+    # Status
+
+    def status(self) -> WorktreeStatus:
+        """How the worktree stands. May wait for the disk. Raises OSError, Corrupt."""
+        reader, self.reader = self.reader, self.store.objects
+        try:
+            try:
+                head = self.head()
+            except NotFound:
+                head = None
+            return WorktreeStatus(
+                self.repo.name,
+                self.branch,
+                self.name,
+                self.base,
+                head,
+                tuple(self.changes()),
+                tuple(self.unversioned()),
+                self.conflicts,
+                self.owner(),
+            )
+        finally:
+            self.reader = reader
+

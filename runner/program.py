@@ -1,0 +1,259 @@
+"""The program of a job: what a command names, and the hash of all of it that a datum can see.
+
+The hash (`Program.id`, kind `pfs 1 datum key`) is that of canonical JSON with the command, stdin, the environment that was given, the user's id,
+the working directory, whether there is a network, and the content ids of the executable, of the interpreter that its first line names,
+of each argument that is a file, and of the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.config import MIB
+from pfsmount.errors import InvalidInput, NotFound, PermissionDenied
+from pfsmount.ids import EntryName, ObjectId, RepoPath, display
+from pfsmount.objects.hashing import HashKind, file_hasher, hash_bytes
+from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.store import Batch
+from pfsmount.repo.commit import dump_json
+from pfsmount.tree.entry import Entry
+from runner.source_files import SOURCE_SUFFIXES, SourceFile, TooMuch, find_code, find_sources, store_sources
+from runner.spec import JobSpec
+
+KEPT_MAX = 64 * MIB
+"""A file named in the command that is larger counts in the key, but no copy of it is kept with the record."""
+_ARGUMENTS = EntryName(b"+arguments")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever runs the job, as the command line sees them: the library looks none of this up."""
+
+    cwd: Path
+    home: Path
+    path: str
+    """Their PATH."""
+    uid: int
+    user: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file that the command names: as the executable, its interpreter, or an argument."""
+
+    text: str
+    """As named; for the executable the path that was found."""
+    place: Path
+    id: ObjectId
+    argument: int | None = None
+    """Which argument names it."""
+    stored: RepoPath | None = None
+    """Where its copy is in the record's `code/`."""
+
+    def as_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"path": self.text, "id": self.id.hex()}
+        if self.argument is not None:
+            value["argument"] = self.argument
+            value["stored"] = None if self.stored is None else os.fsdecode(b"/".join(self.stored))
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A resolved command."""
+
+    id: ObjectId
+    executable: NamedFile
+    interpreter: NamedFile | None
+    files: tuple[NamedFile, ...]
+    directory: Path | None
+    """Where the code is."""
+    code: Entry
+    """The record's `code/`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, one line each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As a commit's provenance has it."""
+        value: dict[str, Any] = {
+            "executor": "process",
+            "program": self.id.hex(),
+            "executable": self.executable.as_json(),
+            "files": [file.as_json() for file in self.files],
+        }
+        if self.interpreter is not None:
+            value["interpreter"] = self.interpreter.as_json()
+        if self.directory is not None:
+            value["directory"] = {
+                "path": os.fspath(self.directory),
+                "id": self.code.content.hex(),
+                "files": self.code.files,
+            }
+        return value
+
+    def places(self) -> list[Path]:
+        """What the program must find where it is, even below /tmp."""
+        found = [self.executable.place, *(file.place for file in self.files)]
+        if self.interpreter is not None:
+            found.append(self.interpreter.place)
+        if self.directory is not None:
+            found.append(self.directory)
+        return found
+
+
+def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
+    """Find and read what the command names; copies of the code go into the batch.
+
+    Raises NotFound (no such command), PermissionDenied, InvalidInput, NoSpace.
+    """
+    executable = find_executable(spec.command[0], caller, spec.env)
+    interpreter = _interpreter_of(executable.place)
+    arguments = _file_arguments(spec.command, caller.cwd)
+    sources, directory, notes = _code_of(spec, arguments, caller)
+    files, kept = _place_arguments(arguments, sources, directory)
+    code = store_sources(batch, sources + kept)
+    for file in files:
+        if file.stored is None:
+            notes = (*notes, f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept")
+    facts = {
+        "v": 1,
+        "executor": "process",
+        "command": list(spec.command),
+        "stdin": spec.stdin,
+        "env": dict(spec.env),
+        "user": caller.uid,
+        "cwd": os.fspath(caller.cwd),
+        "network": network_of(spec),
+        "executable": executable.id.hex(),
+        "interpreter": None if interpreter is None else interpreter.id.hex(),
+        "files": [[file.argument, file.id.hex()] for file in files],
+        "code": code.content.hex(),
+    }
+    id = hash_bytes(dump_json(facts).encode("ascii"), HashKind.DATUM_KEY)
+    return Program(id, executable, interpreter, tuple(files), directory, code, tuple(notes))
+
+
+def network_of(spec: JobSpec) -> str:
+    """What network a datum has, as the record and the key say it."""
+    return "none" if spec.hermetic else "host"
+
+
+def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedFile:
+    """The file that a shell would run. Raises NotFound, PermissionDenied."""
+    if "/" in name:
+        place = caller.cwd / name
+        if not place.is_file():
+            raise NotFound(f"there is no program {display(name)}", hint=f"looked from {display(os.fspath(caller.cwd))}")
+        if not os.access(place, os.X_OK):
+            raise PermissionDenied(
+                f"{display(name)} is not executable", hint=f"chmod +x {display(name)}, or name its interpreter"
+            )
+    else:
+        path = env.get("PATH", caller.path)
+        # relative to the job's directory, not to that of this process
+        path = os.pathsep.join(os.fspath(caller.cwd / part) for part in path.split(os.pathsep) if part)
+        found = shutil.which(name, path=path)
+        if found is None:
+            hint = "it is in this directory, but not in PATH" if (caller.cwd / name).is_file() else None
+            raise NotFound(
+                f"{display(name)}: command not found",
+                hint=f"write it as ./{display(name)}: {hint}" if hint else "is it installed, and in PATH?",
+            )
+        place = Path(found)
+    return NamedFile(os.fspath(place), place, _content_id(place))
+
+
+def _interpreter_of(executable: Path) -> NamedFile | None:
+    """What the first line of a script names, if it is one."""
+    with disk_errors(f"reading {display(os.fspath(executable))}"), open(executable, "rb") as file:
+        first = file.read(256)
+    words = first[2:].split(b"\n")[0].split() if first.startswith(b"#!") else []
+    place = Path(os.fsdecode(words[0])) if words else None
+    if place is None or not place.is_file():
+        return None
+    return NamedFile(os.fspath(place), place, _content_id(place))
+
+
+def _content_id(place: Path) -> ObjectId:
+    with disk_errors(f"reading {display(os.fspath(place))}"):
+        return ObjectId(file_hasher().update_mmap(place).digest())
+
+
+def _file_arguments(command: Sequence[str], cwd: Path) -> list[NamedFile]:
+    """The arguments (`FILE` and `--option=FILE`) that are files on this machine; argv[0] when it is a path."""
+    found = []
+    for i, argument in enumerate(command):
+        if not i and "/" not in argument:
+            continue
+        text = argument.partition("=")[2] if argument.startswith("-") else argument
+        # in a datum, /pfs is its own
+        if not text or "\0" in text or os.path.normpath(cwd / text).startswith("/pfs/"):
+            continue
+        place = cwd / text
+        try:
+            is_file = stat.S_ISREG(os.stat(place).st_mode)
+        except OSError:
+            continue
+        if is_file:
+            found.append(NamedFile(text, place, _content_id(place), argument=i))
+    return found
+
+
+def _code_of(
+    spec: JobSpec, arguments: Sequence[NamedFile], caller: Caller
+) -> tuple[list[SourceFile], Path | None, tuple[str, ...]]:
+    """The program's own files, their directory, and what to tell the user."""
+    if spec.code is not None:
+        directory = caller.cwd / spec.code
+        return find_code(directory), directory.resolve(), ()
+    script = next((file for file in arguments if file.argument or not _is_installed(file, caller)), None)
+    if script is None or not _is_script(script.place):
+        return [], None, ()
+    directory = script.place.resolve().parent
+    try:
+        return find_sources(directory, caller.home), directory, ()
+    except TooMuch as reason:
+        alone = SourceFile(os.fsencode(script.place), (EntryName(os.fsencode(script.place.name)),))
+        note = f"{reason}: of the code, only {display(script.text)} itself decides what runs again (--code DIR names more)"
+        return [alone], directory, (note,)
+
+
+def _is_installed(file: NamedFile, caller: Caller) -> bool:
+    """True for a program that is named by its path, but lies where the shell would find it, too."""
+    return os.fspath(file.place.parent) in caller.path.split(os.pathsep)
+
+
+def _is_script(place: Path) -> bool:
+    if os.fsencode(place.suffix) in SOURCE_SUFFIXES:
+        return True
+    with disk_errors(f"reading {display(os.fspath(place))}"), open(place, "rb") as file:
+        return file.read(2) == b"#!"
+
+
+def _place_arguments(
+    arguments: Sequence[NamedFile], sources: Sequence[SourceFile], directory: Path | None
+) -> tuple[list[NamedFile], list[SourceFile]]:
+    """Where the copies of the named files are in `code/`, and those that are not among the sources."""
+    known = {os.path.realpath(source.place): source.path for source in sources if not source.is_symlink}
+    files, kept = [], []
+    for file in arguments:
+        stored = known.get(os.path.realpath(os.fsencode(file.place)))
+        if stored is None and file.place.stat().st_size <= KEPT_MAX:
+            number, name = EntryName(b"%d" % (file.argument or 0)), EntryName(os.fsencode(file.place.name))
+            stored = (_ARGUMENTS, number, name)
+            kept.append(SourceFile(os.fsencode(file.place), stored))
+        files.append(NamedFile(file.text, file.place, file.id, file.argument, stored))
+    return files, kept
+
+
+def check_directory(caller: Caller) -> None:
+    """Refuse a working directory that no datum could have. Raises InvalidInput."""
+    if not caller.cwd.is_dir():
+        raise InvalidInput(f"the working directory {display(os.fspath(caller.cwd))} does not exist any more")
