@@ -8,6 +8,7 @@ of each argument that is a file, and of the code.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from runner.spec import JobSpec
 KEPT_MAX = 64 * MIB
 """A file named in the command that is larger counts in the key, but no copy of it is kept with the record."""
 _ARGUMENTS = EntryName(b"+arguments")
+_BETWEEN_WORDS = re.compile(r"[\s;&|<>()\"'`]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
     """
     executable = find_executable(spec.command[0], caller, spec.env)
     interpreter = _interpreter_of(executable.place)
-    arguments = _file_arguments(spec.command, caller.cwd)
+    arguments = _file_arguments(spec.command, caller)
     sources, directory, notes = _code_of(spec, arguments, caller)
     files, kept = _place_arguments(arguments, sources, directory)
     code = store_sources(batch, sources + kept)
@@ -133,7 +135,7 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
         "network": network_of(spec),
         "executable": executable.id.hex(),
         "interpreter": None if interpreter is None else interpreter.id.hex(),
-        "files": [[file.argument, file.id.hex()] for file in files],
+        "files": [[file.argument, file.text, file.id.hex()] for file in files],
         "code": code.content.hex(),
     }
     id = hash_bytes(dump_json(facts).encode("ascii"), HashKind.DATUM_KEY)
@@ -158,7 +160,7 @@ def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedF
     else:
         path = env.get("PATH", caller.path)
         # relative to the job's directory, not to that of this process
-        path = os.pathsep.join(os.fspath(caller.cwd / part) for part in path.split(os.pathsep) if part)
+        path = os.pathsep.join(os.fspath(caller.cwd / part) for part in path.split(os.pathsep))
         found = shutil.which(name, path=path)
         if found is None:
             hint = "it is in this directory, but not in PATH" if (caller.cwd / name).is_file() else None
@@ -182,28 +184,50 @@ def _interpreter_of(executable: Path) -> NamedFile | None:
 
 
 def _content_id(place: Path) -> ObjectId:
-    with disk_errors(f"reading {display(os.fspath(place))}"):
-        return ObjectId(file_hasher().update_mmap(place).digest())
+    hasher = file_hasher()
+    with disk_errors(f"reading {display(os.fspath(place))}"), open(place, "rb", buffering=0) as file:
+        while part := file.read(4 * MIB):
+            hasher.update(part)
+    return ObjectId(hasher.digest())
 
 
-def _file_arguments(command: Sequence[str], cwd: Path) -> list[NamedFile]:
-    """The arguments (`FILE` and `--option=FILE`) that are files on this machine; argv[0] when it is a path."""
+def _file_arguments(command: Sequence[str], caller: Caller) -> list[NamedFile]:
+    """The files of this machine that the arguments name: `FILE`, `--option=FILE`, and any word of `sh -c 'WORDS'`.
+
+    The first one counts when it is a script of the user's own: anything else is the executable and no more.
+    """
     found = []
     for i, argument in enumerate(command):
-        if not i and "/" not in argument:
-            continue
-        text = argument.partition("=")[2] if argument.startswith("-") else argument
-        # in a datum, /pfs is its own
-        if not text or "\0" in text or os.path.normpath(cwd / text).startswith("/pfs/"):
-            continue
-        place = cwd / text
-        try:
-            is_file = stat.S_ISREG(os.stat(place).st_mode)
-        except OSError:
-            continue
-        if is_file:
+        for text in _candidates(argument) if i else [argument]:
+            # in a datum, /pfs is its own
+            if not text or "\0" in text or os.path.normpath(caller.cwd / text).startswith("/pfs/"):
+                continue
+            place = caller.cwd / text
+            if not _is_file(place) or (not i and not _is_own_script(text, place, caller)):
+                continue
             found.append(NamedFile(text, place, _content_id(place), argument=i))
     return found
+
+
+def _candidates(argument: str) -> list[str]:
+    words = [argument]
+    if argument.startswith("-"):
+        words.append(argument.partition("=")[2])
+    if _BETWEEN_WORDS.search(argument):
+        words += _BETWEEN_WORDS.split(argument)
+    return list(dict.fromkeys(words))
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(place).st_mode)
+    except OSError:
+        return False
+
+
+def _is_own_script(text: str, place: Path, caller: Caller) -> bool:
+    installed = os.fspath(place.parent) in caller.path.split(os.pathsep)
+    return "/" in text and not installed and _is_script(place)
 
 
 def _code_of(
@@ -213,7 +237,7 @@ def _code_of(
     if spec.code is not None:
         directory = caller.cwd / spec.code
         return find_code(directory), directory.resolve(), ()
-    script = next((file for file in arguments if file.argument or not _is_installed(file, caller)), None)
+    script = arguments[0] if arguments else None
     if script is None or not _is_script(script.place):
         return [], None, ()
     directory = script.place.resolve().parent
@@ -223,11 +247,6 @@ def _code_of(
         alone = SourceFile(os.fsencode(script.place), (EntryName(os.fsencode(script.place.name)),))
         note = f"{reason}: of the code, only {display(script.text)} itself decides what runs again (--code DIR names more)"
         return [alone], directory, (note,)
-
-
-def _is_installed(file: NamedFile, caller: Caller) -> bool:
-    """True for a program that is named by its path, but lies where the shell would find it, too."""
-    return os.fspath(file.place.parent) in caller.path.split(os.pathsep)
 
 
 def _is_script(place: Path) -> bool:
@@ -243,10 +262,10 @@ def _place_arguments(
     """Where the copies of the named files are in `code/`, and those that are not among the sources."""
     known = {os.path.realpath(source.place): source.path for source in sources if not source.is_symlink}
     files, kept = [], []
-    for file in arguments:
+    for i, file in enumerate(arguments):
         stored = known.get(os.path.realpath(os.fsencode(file.place)))
         if stored is None and file.place.stat().st_size <= KEPT_MAX:
-            number, name = EntryName(b"%d" % (file.argument or 0)), EntryName(os.fsencode(file.place.name))
+            number, name = EntryName(b"%d" % i), EntryName(os.fsencode(file.place.name))
             stored = (_ARGUMENTS, number, name)
             kept.append(SourceFile(os.fsencode(file.place), stored))
         files.append(NamedFile(file.text, file.place, file.id, file.argument, stored))

@@ -53,10 +53,9 @@ def find_sources(directory: Path, home: Path) -> list[SourceFile]:
     if directory in (Path("/"), Path("/tmp"), Path("/var/tmp"), home):
         raise TooMuch(f"{directory} is a directory for everything")
     found = []
-    looked_at = size = 0
-    for item, path in _scan(os.fsencode(directory), _is_no_code):
-        looked_at += 1
-        if looked_at > ENTRIES_MAX:
+    size = 0
+    for i, (item, path) in enumerate(_scan(os.fsencode(directory), _is_no_code)):
+        if i >= ENTRIES_MAX:
             raise TooMuch(f"{directory} has more than {ENTRIES_MAX:,} files")
         if os.path.splitext(item.name)[1] in SOURCE_SUFFIXES and _is_regular(item):
             size += item.stat().st_size

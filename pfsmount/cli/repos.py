@@ -157,6 +157,7 @@ def branch(
         bool, typer.Option("--delete", "-d", help="Delete the branch; its commits stay readable by id.")
     ] = False,
     empty: Annotated[bool, typer.Option("--empty", help="Start without any commit.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Delete uncommitted work of the branch too.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """List, make or delete branches."""
@@ -168,7 +169,7 @@ def branch(
         if name is None:
             _list_branches(store, parsed.repo, json)
         elif delete:
-            _delete_branch(store, parsed.repo, name)
+            _delete_branch(store, parsed.repo, name, force)
         else:
             _create_branch(store, parsed.repo, name, start, empty)
 
@@ -204,9 +205,9 @@ def _create_branch(store: Store, repo: str, name: str, start: str | None, empty:
     output.say(f"made branch {repo}@{name} {where}")
 
 
-def _delete_branch(store: Store, repo: str, name: str) -> None:
+def _delete_branch(store: Store, repo: str, name: str, force: bool) -> None:
     from pfsmount.repo.removal import delete_branch
 
-    ref = delete_branch(store, repo, name)
+    ref = delete_branch(store, repo, name, force=force)
     kept = "" if ref.commit is None else f"; its head {ref.commit.hex()[:12]} stays readable by id"
     output.say(f"deleted branch {repo}@{name}{kept}")

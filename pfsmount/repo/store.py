@@ -245,6 +245,8 @@ class Store:
                 raise NotPermitted(f"{repo}@{name} is the default branch of '{repo}' and stays")
             move = RefMove(info, RefKind.BRANCH, name, None, ref.commit)
             move_ref(txn, move, who=self.author, why="branch delete", time_ns=time.time_ns())
+            for key in [key for key, _ in txn.scan(Table.WORKTREES, info.key + os.fsencode(name) + b"+")]:
+                txn.delete(Table.WORKTREES, key)
         self._append_log()
         return ref
 

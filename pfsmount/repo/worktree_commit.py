@@ -210,14 +210,16 @@ class WorktreeCommit(WorktreeTurn):
         for plan in reversed(order):
             plan.entry = self._build(cut, plan, batch)
         entry = cut.root.entry
-        assert entry is not None and self.root.entry is not None
+        assert entry is not None
+        assert self.root.entry is not None
         cut.meaningful = cut.meaningful or _differs(self.root.entry, entry)
         return entry
 
     def _ingest_file(self, planned: PlannedFile, batch: Batch) -> Entry:
         old = planned.node.entry
         if planned.node.kind is NodeKind.SYMLINK:
-            assert old is not None and old.target is not None
+            assert old is not None
+            assert old.target is not None
             entry = symlink_entry(old.target, uid=planned.uid, gid=planned.gid, mtime_ns=planned.mtime_ns)
         else:
             id, size = self._ingest_content(planned, batch, old)
@@ -288,7 +290,8 @@ class WorktreeCommit(WorktreeTurn):
         self, plan: PlannedDirectory, after: NextState, committed: dict[Node, list[tuple[Node, bytes]]]
     ) -> None:
         change = plan.node.change
-        assert change is not None and plan.entry is not None
+        assert change is not None
+        assert plan.entry is not None
         state = DirectoryState(plan.entry, dict(change.names), set(change.hidden))
         after.directories[plan.node] = state
         for name, child in plan.changes.items():
@@ -318,7 +321,9 @@ class WorktreeCommit(WorktreeTurn):
 
     def _settle_file(self, planned: PlannedFile, places: list[tuple[Node, bytes]], after: NextState) -> None:
         node, change = planned.node, planned.node.change
-        assert change is not None and planned.entry is not None and node.parent is not None
+        assert change is not None
+        assert planned.entry is not None
+        assert node.parent is not None
         primary = (node.parent, node.name)
         after.entries[node] = planned.entry
         if change.version != planned.version:

@@ -23,9 +23,9 @@ from pfsmount.repo.overlay_nodes import (
     FileData,
     NameTaken,
     NameTooLong,
-    NoEntry,
     Node,
     NodeKind,
+    NoEntry,
     Stale,
     State,
 )
@@ -72,7 +72,8 @@ class WorktreeNames(OverlayEdit):
     def _promote_one(self, node: Node) -> Change:
         number = self.number()
         if node.state is State.NAMED:
-            assert node.parent is not None and node.parent.change is not None
+            assert node.parent is not None
+            assert node.parent.change is not None
             parent = node.parent.change.number
             self.append(node, ["base", number, parent, name_text(node.name)])
         return self.adopt(node, number)

@@ -280,7 +280,8 @@ def _node_records(
     node: Node, directory: Node, name: bytes, after: NextState, time_ns: int
 ) -> Iterator[Record]:
     change, parent = node.change, directory.change
-    assert change is not None and parent is not None
+    assert change is not None
+    assert parent is not None
     text = name_text(name)
     if after.is_in_place(node):
         yield ["base", change.number, parent.number, text]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pfsmount.config import MIB
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import file_hasher
-from pfsmount.repo.overlay_nodes import Change, KIND_WORDS, Node, NodeKind
+from pfsmount.repo.overlay_nodes import KIND_WORDS, Change, Node, NodeKind
 from pfsmount.repo.worktree_rebase import WorktreeRebase
 from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry, Kind
@@ -111,7 +111,7 @@ class WorktreeLook(WorktreeRebase):
 
     def _content_differs(self, node: Node, change: Change, old: Entry) -> bool:
         if change.data is None:
-            return node.entry is None and old.size > 0 or node.entry is not None and node.entry.id != old.id
+            return (node.entry is None and old.size > 0) or (node.entry is not None and node.entry.id != old.id)
         if self.stat_data(change).size != old.size:
             return True
         return self.content_id(node) != old.id

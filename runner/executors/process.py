@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,7 @@ class ProcessWorker:
     def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int) -> None:
         self._process = process
         self._exit_fd = os.pidfd_open(process.pid)
+        self._slot_fd: int | None = None
         self._socket = trio.socket.from_stdlib_socket(ours)
         self._complaints = complaints
         self._heard = bytearray()
@@ -115,6 +117,7 @@ class ProcessWorker:
             if greeting["step"] is not None:
                 obstacles = refusals.explain(greeting["step"], greeting["errno"], refusals.collect_facts())
                 raise ExecutorUnavailable(obstacles)
+            self._slot_fd = os.pidfd_open(greeting["slot"])
             return
         raise self._lose(f"the worker process did not start within {_STARTING_S:.0f} s")
 
@@ -179,8 +182,18 @@ class ProcessWorker:
     def _lose(self, why: str) -> WorkerLost:
         """Gives the worker up; the caller raises what is returned."""
         self._lost = why
-        self._process.kill()
+        self._kill()
         return WorkerLost(why)
+
+    def _kill(self) -> None:
+        """Kills the slot: when that is gone, so is all below it, and only then the keeper goes."""
+        if self._slot_fd is None:
+            self._process.kill()
+            return
+        try:
+            signal.pidfd_send_signal(self._slot_fd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     async def _send(self, value: object) -> None:
         """Shielded, because half a frame would make the worker useless; it reads at once, so this is short."""
@@ -209,7 +222,7 @@ class ProcessWorker:
     async def _find_out(self) -> WorkerLost:
         """Why the socket has ended."""
         if self._closed:
-            return self._lose("the worker was closed")
+            return WorkerLost("the worker was closed")
         await self._wait_exit(5.0)
         code = self._process.poll()
         how = "hangs"
@@ -221,20 +234,29 @@ class ProcessWorker:
         return self._lose(f"the worker process {how}{last}")
 
     async def _wait_exit(self, limit_s: float) -> None:
-        with trio.move_on_after(limit_s, shield=True):
-            await trio.lowlevel.wait_readable(self._exit_fd)
+        fd = os.dup(self._exit_fd)  # trio lets one task wait for an fd; here two may
+        try:
+            with trio.move_on_after(limit_s, shield=True):
+                await trio.lowlevel.wait_readable(fd)
+        finally:
+            os.close(fd)
 
     async def aclose(self) -> None:
-        """Ends the worker, and with it what it may still be running; nothing is left when this returns."""
+        """Ends the worker and what it may still be running. Nothing is left when this returns, except what the kernel does
+        not let die (a process that waits for a dead network filesystem)."""
         self._closed = True
         self._socket.close()
         await self._wait_exit(_STOPPING_S)
         if self._process.poll() is None:
+            self._kill()
+            await self._wait_exit(1.0)
+        if self._process.poll() is None:
             self._process.kill()
             await self._wait_exit(1.0)
             self._process.poll()
-        os.close(self._exit_fd)
-        os.close(self._complaints)
+        for fd in (self._exit_fd, self._complaints, self._slot_fd):
+            if fd is not None:
+                os.close(fd)
 
 
 def order_of(task: Task) -> wire.Order:

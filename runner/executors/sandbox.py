@@ -51,6 +51,7 @@ def main() -> NoReturn:
         os._exit(1)
     slot = os.fork()
     if slot:
+        greet(socket, None, slot=slot)
         os.close(socket)
         _, status = os.waitpid(slot, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -84,8 +85,13 @@ def make_places(socket: int) -> tuple[namespaces.Place, namespaces.Place]:
         syscalls.unshare(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
         return namespaces.Place.current(), view
     except OSError as error:
-        wire.write_all(socket, wire.pack({"step": step, "errno": error.errno}))
+        greet(socket, step, error.errno or 0)
         os._exit(1)
+
+
+def greet(socket: int, step: str | None, errno: int = 0, slot: int = 0) -> None:
+    greeting: wire.Greeting = {"step": step, "errno": errno, "slot": slot}
+    wire.write_all(socket, wire.pack(greeting))
 
 
 class Slot:
@@ -100,7 +106,6 @@ class Slot:
         self._spare: First | None = None
 
     def serve(self) -> None:
-        wire.write_all(self._socket, wire.pack({"step": None, "errno": 0}))
         self.make_spare()
         while (order := self._next_order()) is not None:
             reply = self._run(order)

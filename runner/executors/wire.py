@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
         step: str | None
         errno: int
+        slot: int  # its pid, as the runner sees it
 
 
 LENGTH_SIZE = 8

@@ -1,0 +1,1 @@
+"""The live mount: a FUSE filesystem over worktrees and commits."""

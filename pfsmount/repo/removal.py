@@ -1,0 +1,62 @@
+"""Deleting repos and branches, with the uncommitted work on top of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pfsmount.errors import Busy, NotPermitted
+from pfsmount.repo.refs import RefInfo
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree import worktree_path
+
+
+def delete_repo(store: Store, name: str, *, force: bool) -> None:
+    """Delete a repo and its worktrees; the objects stay until gc.
+
+    Raises NotFound, Busy (a mount has uncommitted work of it), NotPermitted (uncommitted work on disk, without `force`).
+    """
+    repo = store.repo(name)
+    top = store.path / "worktrees" / f"{repo.id:016x}"
+    with _all_locked(sorted(top.iterdir()) if top.is_dir() else [], name, force=force):
+        store.delete_repo(name)
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) -> RefInfo:
+    """Delete a branch and its worktree; its commits stay readable by id.
+
+    Raises NotFound, NotPermitted (the default branch; uncommitted work, without `force`), Busy.
+    """
+    info = store.repo(repo)
+    path = worktree_path(store.path, info, name)
+    with _all_locked([path] if path.is_dir() else [], f"{repo}@{name}", force=force):
+        ref = store.delete_branch(repo, name)
+        shutil.rmtree(path, ignore_errors=True)
+    return ref
+
+
+@contextmanager
+def _all_locked(paths: list[Path], what: str, *, force: bool) -> Iterator[None]:
+    """Hold the owner's lock of each worktree, so that nobody begins to write to it meanwhile."""
+    with ExitStack() as stack:
+        for path in paths:
+            fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(
+                    f"{what} was not deleted: a mount has uncommitted changes of it",
+                    hint="commit or discard them, or unmount",
+                ) from None
+            if not force and any(path.glob("journal.*")):
+                raise NotPermitted(
+                    f"{what} was not deleted: it has uncommitted changes",
+                    hint="commit or discard them first, or use --force",
+                )
+        yield
