@@ -205,7 +205,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_every_layer_exists() -> None:
     """A renamed package must not make its rule silently hold for nothing."""
     modules = module_files(PROJECT)
-    assert {layer for layer in RANKS if layer not in modules} == set()
+    later = {"pfsmount.views"}  # kernel views: their rank is decided, their code comes with their issue
+    assert {layer for layer in RANKS if layer not in modules} <= later
 
 
 # ---- the checker itself --------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class TaskRefused(ExecutorError):
 
 
 class WorkerLost(ExecutorError):
-    """What became of the command is not known, because what watched it died or hangs; nothing of it goes on running."""
+    """What became of the command is not known, because what watched it died or hangs. Another worker can run it again."""
 
     retry = Retry.TRANSIENT
 
@@ -159,7 +159,8 @@ class Worker(Protocol):
         When it returns, raises or is cancelled, no process of the command is left, and nothing that it was given is
         mounted any more. After a cancellation the worker can run the next task.
 
-        Raises TaskRefused (the command was not started) and WorkerLost (this worker raises it from now on).
+        Raises TaskRefused (the command was not started; the worker can go on) and WorkerLost (it may have been; close this
+        worker and open another).
         """
         ...
 

@@ -120,7 +120,7 @@ def enter_directory(path: bytes) -> None:
         os.chdir(path)
     except OSError as error:
         why = error.strerror
-        if path in mounts.FRESH or path == mounts.PFS or mounts.is_hidden(path + b"/"):
+        if (path + b"/").startswith(tuple(own + b"/" for own in (mounts.PFS, *mounts.FRESH))):
             why = f"{why}; each datum has its own"
         raise NotRun("no_cwd", 126, f"cannot work in {mounts.quoted(path)}: {why}") from error
 

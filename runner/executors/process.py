@@ -90,8 +90,9 @@ def start_worker() -> ProcessWorker:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # Ctrl-C is for the runner to act on
                 )
+            worker = ProcessWorker(process, ours, complaints)
             undo.pop_all()
-            return ProcessWorker(process, ours, complaints)
+            return worker
     except OSError as error:
         raise ExecutorError(f"cannot start a worker process: {error.strerror}") from error
 
@@ -117,7 +118,10 @@ class ProcessWorker:
             if greeting["step"] is not None:
                 obstacles = refusals.explain(greeting["step"], greeting["errno"], refusals.collect_facts())
                 raise ExecutorUnavailable(obstacles)
-            self._slot_fd = os.pidfd_open(greeting["slot"])
+            try:
+                self._slot_fd = os.pidfd_open(greeting["slot"])
+            except ProcessLookupError:
+                raise await self._find_out() from None
             return
         raise self._lose(f"the worker process did not start within {_STARTING_S:.0f} s")
 
@@ -234,12 +238,16 @@ class ProcessWorker:
         return self._lose(f"the worker process {how}{last}")
 
     async def _wait_exit(self, limit_s: float) -> None:
-        fd = os.dup(self._exit_fd)  # trio lets one task wait for an fd; here two may
-        try:
-            with trio.move_on_after(limit_s, shield=True):
-                await trio.lowlevel.wait_readable(fd)
-        finally:
-            os.close(fd)
+        """Until keeper and slot are gone. The kernel says so of the slot only after all below it are."""
+        with trio.move_on_after(limit_s, shield=True):
+            for process in (self._exit_fd, self._slot_fd):
+                if process is None:
+                    continue
+                fd = os.dup(process)  # trio lets one task wait for an fd; here two may
+                try:
+                    await trio.lowlevel.wait_readable(fd)
+                finally:
+                    os.close(fd)
 
     async def aclose(self) -> None:
         """Ends the worker and what it may still be running. Nothing is left when this returns, except what the kernel does

@@ -61,7 +61,7 @@ def explain(step: str, number: int, facts: Facts) -> tuple[Obstacle, ...]:
     remedy = "look in the kernel's log (dmesg) for a security module that refused it"
     return (
         Obstacle(
-            f"process jobs cannot have a {step} here ({os.strerror(number)})",
+            f"process jobs need a {step} of their own, which is refused here ({os.strerror(number)})",
             remedy if facts.privileged else f"run the job as root, or {remedy}",
         ),
     )

@@ -78,7 +78,7 @@ def make_places(socket: int) -> tuple[namespaces.Place, namespaces.Place]:
             namespaces.limit_capabilities(allowed)
             step = "mount namespace"
             syscalls.unshare(syscalls.CLONE_NEWNS)
-        step = "mounts"
+        step = "root directory"
         view = namespaces.build_view()
         step = "pid namespace"
         # Each datum gets an IPC namespace too: where the machine has none, that shows now.

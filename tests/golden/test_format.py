@@ -96,7 +96,7 @@ def _commits() -> dict[str, bytes]:
 
 
 def _hashes() -> dict[str, bytes]:
-    made = {f"hash: {kind.name}": hashing.hash_bytes(b"pfs", kind) for kind in hashing.HashKind}
+    made: dict[str, bytes] = {f"hash: {kind.name}": hashing.hash_bytes(b"pfs", kind) for kind in hashing.HashKind}
     return made | {"hash: empty file": EMPTY_FILE_ID, "hash: empty directory": EMPTY_DIRECTORY.id}
 
 

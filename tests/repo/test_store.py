@@ -32,7 +32,6 @@ from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.directory import find
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
-
 from tests.conftest import ROOT
 
 
@@ -202,7 +201,7 @@ def test_a_lost_index_is_noticed(store: Store) -> None:
     store.close()
     for name in ("data.mdb", "lock.mdb"):
         (store.path / "index" / name).unlink()
-    with pytest.raises(Corrupt, match="refs.log"):
+    with pytest.raises(Corrupt, match=r"refs\.log"):
         Store.open(store.path)
 
 
