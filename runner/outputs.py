@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import RESERVED_ROOT_NAME, RepoPath, display
@@ -55,7 +54,8 @@ class OutputReader:
         if depth > _DEPTH_MAX:
             raise OutputRefused(f"/pfs/out{display(path[:60])}… is more than {_DEPTH_MAX} directories deep")
         info = os.stat(place, follow_symlinks=False)
-        with _accessible(place, info, 0o700), os.scandir(place) as scan:
+        _make_accessible(place, info, 0o700)
+        with os.scandir(place) as scan:
             builder = DirectoryBuilder(self._batch)
             for item in sorted(scan, key=lambda item: item.name):
                 if not path and item.name == RESERVED_ROOT_NAME:
@@ -83,21 +83,15 @@ class OutputReader:
         return self._file(item.path, info)
 
     def _file(self, place: bytes, info: os.stat_result) -> Entry:
-        with _accessible(place, info, 0o400):
-            fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                id, size = ingest_fd(self._batch, fd)
-                entry = file_entry(
-                    id,
-                    size,
-                    mode=stat.S_IMODE(info.st_mode),
-                    uid=info.st_uid,
-                    gid=info.st_gid,
-                    mtime_ns=info.st_mtime_ns,
-                )
-                return self._with_attributes(fd, entry)
-            finally:
-                os.close(fd)
+        _make_accessible(place, info, 0o400)
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            id, size = ingest_fd(self._batch, fd)
+            mode = stat.S_IMODE(info.st_mode)
+            entry = file_entry(id, size, mode=mode, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
+            return self._with_attributes(fd, entry)
+        finally:
+            os.close(fd)
 
     def _with_attributes(self, place: int | bytes, entry: Entry) -> Entry:
         try:
@@ -155,14 +149,7 @@ class OutputReader:
         return entry, at
 
 
-@contextmanager
-def _accessible(place: bytes, info: os.stat_result, needed: int) -> Iterator[None]:
-    """Readable while the block runs, for an ordinary user whose program took its own permission away."""
-    changed = info.st_mode & needed != needed and os.geteuid() == info.st_uid
-    if changed:
+def _make_accessible(place: bytes, info: os.stat_result, needed: int) -> None:
+    """For an ordinary user whose program took its own permission away; the scratch directory is about to be deleted."""
+    if info.st_mode & needed != needed and os.geteuid() == info.st_uid:
         os.chmod(place, stat.S_IMODE(info.st_mode) | needed)
-    try:
-        yield
-    finally:
-        if changed:
-            os.chmod(place, stat.S_IMODE(info.st_mode))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,13 +27,22 @@ FIXED_NS = MADE_MTIME_NS
 _PART = 4 * MIB
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The inputs of one datum, ready to be bound."""
+
+    binds: tuple[Bind, ...]
+    dangling: tuple[str, ...] = ()
+    """Symlinks that lead out of what the datum sees, for people."""
+
+
 class Staging(Protocol):
     """Makes the inputs of datums visible. Thread-safe; blocking."""
 
     @property
     def name(self) -> str: ...
 
-    def stage(self, datum: Datum, scratch: Path) -> list[Bind]:
+    def stage(self, datum: Datum, scratch: Path) -> Staged:
         """What to bind for a datum. `scratch` is an empty directory that is deleted after it. Raises NoSpace, Corrupt."""
         ...
 
@@ -45,37 +55,41 @@ class CopyStaging:
     def __init__(self, objects: Reader) -> None:
         self._objects = objects
 
-    def stage(self, datum: Datum, scratch: Path) -> list[Bind]:
+    def stage(self, datum: Datum, scratch: Path) -> Staged:
         base = os.fsencode(scratch)
         binds = []
+        links: list[tuple[Match, bytes, bytes]] = []
         with disk_errors("copying the inputs of a datum"):
             for match in datum.matches:
                 name = os.fsencode(match.name)
-                self._place(match, base + b"/" + name)
+                links += [(match, *link) for link in self._place(match, base + b"/" + name)]
                 binds.append(Bind(base + b"/" + name, name, read_only=True))
-        return binds
+        return Staged(tuple(binds), tuple(_describe(*link) for link in links if _leads_out(*link)))
 
-    def _place(self, match: Match, place: bytes) -> None:
-        """The matched entry, below the directories that lead to it."""
+    def _place(self, match: Match, place: bytes) -> list[tuple[bytes, bytes]]:
+        """The matched entry, below the directories that lead to it. Returns path and target of its symlinks."""
         leading = []
         for part in match.path:
             os.mkdir(place)
             leading.append(place)
             place += b"/" + part
-        self._write(match.entry, place)
+        links: list[tuple[bytes, bytes]] = []
+        self._write(match.entry, place, b"/" + b"/".join(match.path), links)
         for directory in reversed(leading):
-            _finish(directory, 0o755)
+            _finish(directory)
+        return links
 
-    def _write(self, entry: Entry, place: bytes) -> None:
+    def _write(self, entry: Entry, place: bytes, path: bytes, links: list[tuple[bytes, bytes]]) -> None:
         if entry.kind is Kind.SYMLINK:
             assert entry.target is not None
             os.symlink(entry.target, place)
             os.utime(place, ns=(FIXED_NS, FIXED_NS), follow_symlinks=False)
+            links.append((path, entry.target))
         elif entry.kind is Kind.DIRECTORY:
             os.mkdir(place)
             for name, child in entries(self._objects, entry.id):
-                self._write(child, place + b"/" + name)
-            _finish(place, 0o755)
+                self._write(child, place + b"/" + name, path.rstrip(b"/") + b"/" + name, links)
+            _finish(place)
         else:
             self._write_file(entry, place)
 
@@ -92,39 +106,18 @@ class CopyStaging:
             os.close(fd)
 
 
-def _finish(directory: bytes, mode: int) -> None:
-    os.chmod(directory, mode)
+def _finish(directory: bytes) -> None:
+    os.chmod(directory, 0o755)
     os.utime(directory, ns=(FIXED_NS, FIXED_NS))
 
 
-def dangling_links(objects: Reader, datum: Datum, limit: int = 1) -> list[str]:
-    """Symlinks among a datum's matches that lead out of what it sees; only of small directories, at most `limit`."""
-    found = []
-    for match in datum.matches:
-        base = b"/" + b"/".join(match.path)
-        for path, target in _links(objects, match):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-            if place != base and not place.startswith(base.rstrip(b"/") + b"/"):
-                found.append(f"{match.name}:{display(path)} → {display(target)}")
-                if len(found) >= limit:
-                    return found
-    return found
+def _leads_out(match: Match, path: bytes, target: bytes) -> bool:
+    """True for a symlink whose target is not below the match, read as text."""
+    base = b"/".join((b"/pfs", os.fsencode(match.name), *match.path))
+    place = b"/pfs/" + os.fsencode(match.name) + path
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+    return end != base and not end.startswith(base + b"/")
 
 
-_LOOKED_AT_MAX = 1000
-
-
-def _links(objects: Reader, match: Match) -> list[tuple[bytes, bytes]]:
-    """Path (absolute in the repo) and target of the symlinks of a match."""
-    found = []
-    todo = [(b"/" + b"/".join(match.path), match.entry)]
-    looked_at = 0
-    while todo and looked_at < _LOOKED_AT_MAX:
-        path, entry = todo.pop()
-        looked_at += 1
-        if entry.kind is Kind.SYMLINK:
-            assert entry.target is not None
-            found.append((path, entry.target))
-        elif entry.is_directory and entry.files <= _LOOKED_AT_MAX:
-            todo += [(path.rstrip(b"/") + b"/" + name, child) for name, child in entries(objects, entry.id)]
-    return found
+def _describe(match: Match, path: bytes, target: bytes) -> str:
+    return f"{match.name}:{display(path)} → {display(target)}"

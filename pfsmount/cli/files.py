@@ -57,12 +57,8 @@ def say_commit(commit: Commit | None, repo: str, branch: str, did: str) -> None:
 
 
 def put(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            help="Files and directories ('-': standard input), then REPO@BRANCH[:/PATH].", metavar="SOURCE... TARGET"
-        ),
-    ],
+    sources: Annotated[list[str], typer.Argument(help="Files and directories; '-' is standard input.")],
+    target: Annotated[str, typer.Argument(help="REPO@BRANCH[:/PATH]")],
     message: MessageOption = None,
     delete: Annotated[
         bool, typer.Option("--delete", help="Mirror: also delete what the source directory does not have.")
@@ -77,20 +73,17 @@ def put(
     from pfsmount.repo.ingest import IngestReport
     from pfsmount.repo.ingest import put as put_files
 
-    if len(arguments) < 2:
-        raise InvalidInput("put takes at least one source and a target", hint="pfs put photos/ images@master:/2026")
-    *sources, last = arguments
-    target = parse_target(last)
+    place = parse_target(target)
     if any(":" in source and "@" in source and not os.path.lexists(source) for source in sources):
         raise InvalidInput(
             "put copies local files into a repo; its target comes last",
             hint="'pfs get' copies out, 'pfs cp' between repos",
         )
-    into = last.endswith("/") or not target.path
+    into = target.endswith("/") or not place.path
     if "-" in sources and (len(sources) > 1 or into):
         raise InvalidInput("standard input needs the name of a file", hint="pfs put - images@master:/name.txt")
     with output.open_store() as store, output.Progress("putting") as bar:
-        branch = writable_branch(store, target)
+        branch = writable_branch(store, place)
 
         def progress(report: IngestReport) -> None:
             bar.update(note=f"{report.files:,} files, {output.human_size(report.size)}")
@@ -98,9 +91,9 @@ def put(
         commit, report = put_files(
             store,
             [sys.stdin.fileno() if source == "-" else os.fsencode(source) for source in sources],
-            target.repo,
+            place.repo,
             branch,
-            target.path or (),
+            place.path or (),
             into=into and sources != ["-"],
             message=message or f"put {' '.join(sources[:3])}{' …' if len(sources) > 3 else ''}",
             delete=delete,
@@ -112,7 +105,7 @@ def put(
     if json:
         output.print_json(
             {
-                "repo": target.repo,
+                "repo": place.repo,
                 "branch": branch,
                 "commit": None if commit is None else commit.id.hex(),
                 "files": report.files,
@@ -122,7 +115,7 @@ def put(
         )
         return
     did = f"put {output.plural(report.files, 'file')} ({output.human_size(report.size)})"
-    say_commit(commit, target.repo, branch, did)
+    say_commit(commit, place.repo, branch, did)
 
 
 def get(
@@ -166,7 +159,7 @@ def get(
     output.say(f"got {output.plural(report.files, 'file')} ({output.human_size(report.size)}) into {display(to)}")
 
 
-def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET...")]) -> None:
+def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET")]) -> None:
     """Print files."""
     from pfsmount.repo.export import Export
     from pfsmount.tree.entry import Kind
@@ -259,9 +252,8 @@ def _long_row(path: RepoPath, entry: Entry) -> tuple[str, ...]:
 
 
 def cp(
-    arguments: Annotated[
-        list[str], typer.Argument(help="Places in repos, then REPO@BRANCH[:/PATH].", metavar="SOURCE... TARGET")
-    ],
+    sources: Annotated[list[str], typer.Argument(help="REPO[@REVISION][:/PATH]")],
+    target: Annotated[str, typer.Argument(help="REPO@BRANCH[:/PATH]")],
     message: MessageOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -271,30 +263,27 @@ def cp(
     """
     from pfsmount.repo.edits import Source, copy
 
-    if len(arguments) < 2:
-        raise InvalidInput("cp takes at least one source and a target")
-    *texts, last = arguments
-    target = parse_target(last)
+    place = parse_target(target)
     with output.open_store() as store:
-        branch = writable_branch(store, target)
-        sources = []
-        for text in texts:
+        branch = writable_branch(store, place)
+        found = []
+        for text in sources:
             parsed = parse_target(text)
-            sources.append(Source(str(parsed), (parsed.path or ())[-1:], entry_at(store, parsed)))
+            found.append(Source(str(parsed), (parsed.path or ())[-1:], entry_at(store, parsed)))
         commit = copy(
             store,
-            sources,
-            target.repo,
+            found,
+            place.repo,
             branch,
-            target.path or (),
-            into=last.endswith("/") or not target.path,
-            message=message or f"cp {' '.join(texts[:3])}",
+            place.path or (),
+            into=target.endswith("/") or not place.path,
+            message=message or f"cp {' '.join(sources[:3])}",
         )
-    _committed(commit, target, branch, f"copied {output.plural(len(sources), 'source')}", json)
+    _committed(commit, place, branch, f"copied {output.plural(len(found), 'source')}", json)
 
 
 def rm(
-    targets: Annotated[list[str], typer.Argument(help="REPO@BRANCH:/PATH, all of one branch.", metavar="TARGET...")],
+    targets: Annotated[list[str], typer.Argument(help="REPO@BRANCH:/PATH, all of one branch.", metavar="TARGET")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="What is not there is no error.")] = False,
     message: MessageOption = None,

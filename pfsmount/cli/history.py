@@ -110,10 +110,9 @@ def diff(
             return
         resolved = store.resolve(first.repo, first.revision)
         if resolved.branch is not None:
-            from pfsmount.cli.work import worktree_changes
+            from pfsmount.cli.work import print_changes, worktree_status_changes
 
-            changes = worktree_changes(store, first.repo, resolved.branch)
-            _print_changes(_below(changes, first.path or ()), json)
+            print_changes(worktree_status_changes(store, first.repo, resolved.branch, first.path or ()), json)
             return
         commit = resolved.commit
         assert commit is not None

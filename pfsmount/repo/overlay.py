@@ -213,13 +213,25 @@ class Overlay:
                 return node
             ino = ((ino + 1) & _BASE_MASK) | _BASE_BIT
 
-    def live_child(self, parent: Node, name: bytes, entry: Entry) -> Node | None:
-        """The registered node that shows what the base has at a name, if there is one."""
-        node = self.base_node(parent, name, entry)
-        if not (node.lookups or node.opens or node.children):
-            self.drop_unused(node)
-            return None
+    def known_directory(self, path: tuple[bytes, ...]) -> Node | None:
+        """The directory at a path if somebody was told of it and of all above it; reads nothing."""
+        node = self.root
+        for name in path:
+            found = None if node.change is None else node.change.names.get(name)
+            if found is None:
+                found = self._pinned.get((node.ino, name)) or self._known_base(node, name)
+            if found is None or found.kind is not NodeKind.DIRECTORY:
+                return None
+            node = found
         return node
+
+    def _known_base(self, parent: Node, name: bytes) -> Node | None:
+        ino = (hash((parent.ino, name)) & _BASE_MASK) | _BASE_BIT
+        while (node := self.nodes.get(ino)) is not None:
+            if node.parent is parent and node.name == name and node.state is State.NAMED:
+                return node
+            ino = ((ino + 1) & _BASE_MASK) | _BASE_BIT
+        return None
 
     def current(self, node: Node) -> bool:
         """Bring a node that shows the base up to the base's last move; False when it is not there any more.

@@ -29,6 +29,7 @@ class DataFiles:
         self._open: OrderedDict[int, int] = OrderedDict()
         self._pins: dict[int, int] = {}
         self._names_dirty = False
+        self._trash: list[int] = []
 
     def _at(self) -> int:
         if self._directory < 0:
@@ -96,6 +97,18 @@ class DataFiles:
         with suppress(FileNotFoundError):
             os.unlink(str(number), dir_fd=self._at())
 
+    def delete_later(self, number: int) -> None:
+        """Delete a file with the next `empty_trash`; a commit gives up thousands at once."""
+        self.release(number)
+        self._trash.append(number)
+
+    def empty_trash(self) -> None:
+        """Delete what `delete_later` named; in any thread."""
+        while self._trash:
+            number = self._trash.pop()
+            with suppress(FileNotFoundError):
+                os.unlink(str(number), dir_fd=self._at())
+
     def numbers(self) -> list[int]:
         """All files there are."""
         if self._directory < 0 and not self.path.exists():
@@ -144,6 +157,8 @@ class DataFiles:
 
     def close(self) -> None:
         """Close all descriptors; any number of times."""
+        if self._trash:
+            self.empty_trash()
         while self._open:
             os.close(self._open.popitem()[1])
         if self._directory >= 0:

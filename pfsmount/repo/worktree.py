@@ -474,6 +474,7 @@ class Worktree(WorktreeLook):
                     effects.add(self.apply(after, commit.id, commit.tree, journal))
             finally:
                 self.release_cut(cut)
+                self.data.empty_trash()
             self._release_if_clean()
             return CommitResult(commit, unversioned, effects)
         raise AssertionError("unreachable")

@@ -8,6 +8,7 @@ process; it survives a power cut after `fsync`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from pfsmount.config import MIB
 from pfsmount.errors import InvalidInput, IsADirectory
@@ -332,15 +333,21 @@ class Reading:
 
     def run(self) -> bytes:
         """Read. Raises OSError, Corrupt."""
-        parts = []
-        for from_data, start, end in self._spans:
-            if from_data:
-                part = os.pread(self._fd, end - start, start)
-                part += bytes(end - start - len(part)) if len(self._spans) > 1 else b""
-            else:
-                part = b"" if self._content is None else self._content.read(start, end - start)
-            parts.append(part)
+        parts = [self._part(*span) for span in self._spans]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Read in blocks of at most `size` bytes. Raises OSError, Corrupt."""
+        for from_data, start, end in self._spans:
+            for at in range(start, end, size):
+                yield self._part(from_data, at, min(end, at + size))
+
+    def _part(self, from_data: bool, start: int, end: int) -> bytes:
+        if not from_data:
+            return b"" if self._content is None else self._content.read(start, end - start)
+        part = os.pread(self._fd, end - start, start)
+        # a writer may have cut the file short meanwhile; only the last part may then be shorter
+        return part if len(self._spans) == 1 else part.ljust(end - start, b"\0")
 
 
 def _spans(data: FileData, start: int, end: int) -> list[tuple[bool, int, int]]:

@@ -10,6 +10,7 @@ from pfsmount.config import MIB
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import file_hasher
 from pfsmount.repo.overlay_nodes import KIND_WORDS, Change, Node, NodeKind
+from pfsmount.repo.worktree_files import Reading
 from pfsmount.repo.worktree_rebase import WorktreeRebase
 from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry, Kind
@@ -123,17 +124,41 @@ class WorktreeLook(WorktreeRebase):
         key = (change.number, change.version)
         found = self._hashes.get(key)
         if found is None:
-            hasher = file_hasher()
             content = None if node.entry is None else self.content_of(node)
-            size = self.stat_data(change).size
-            for offset in range(0, size, 4 * MIB):
-                with self.reading(node, content, offset, 4 * MIB) as reading:
-                    hasher.update(reading.run())
-            found = ObjectId(hasher.digest())
-            if len(self._hashes) > 10_000:
-                self._hashes.clear()
-            self._hashes[key] = found
+            with self.reading(node, content, 0, self.stat_data(change).size) as reading:
+                found = self.remember_hash(key, reading)
         return found
+
+    def remember_hash(self, key: tuple[int, int], reading: Reading) -> ObjectId:
+        """Hash what `reading` reads as the content of a version of a file. May run in another thread."""
+        hasher = file_hasher()
+        for block in reading.blocks(4 * MIB):
+            hasher.update(block)
+        if len(self._hashes) > 10_000:
+            self._hashes.clear()
+        found = self._hashes[key] = ObjectId(hasher.digest())
+        return found
+
+    def unhashed(self) -> list[Node]:
+        """Changed files whose size does not tell whether they differ from the base; `changes` reads them unless `remember_hash` did."""
+        found: list[Node] = []
+        stack = [self.root]
+        while stack:
+            change = stack.pop().change
+            if change is None:
+                continue
+            for name, node in change.names.items():
+                if node.kind is NodeKind.DIRECTORY:
+                    stack.append(node)
+                elif name in change.hidden and self._needs_hash(node):
+                    found.append(node)
+        return found
+
+    def _needs_hash(self, node: Node) -> bool:
+        change = node.change
+        if change is None or change.data is None or (change.number, change.version) in self._hashes:
+            return False
+        return node.entry is None or self.stat_data(change).size == node.entry.size
 
     def _attributes_differ(self, node: Node, old: Entry) -> bool:
         change = node.change

@@ -102,7 +102,7 @@ class WorktreeTurn(WorktreeFiles):
         change = node.change
         assert change is not None
         if change.data is not None:
-            self.data.delete(change.number)
+            self.data.delete_later(change.number)
         elif node.kind is NodeKind.DIRECTORY:
             effects.attributes.append(node.ino)
         if change.places is not None:

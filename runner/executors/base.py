@@ -52,7 +52,8 @@ class TaskRefused(ExecutorError):
 
 
 class WorkerLost(ExecutorError):
-    """What became of the command is not known, because what watched it died or hangs. Another worker can run it again."""
+    """The command did not run to its end, by no fault of the task: what watched it died or hangs, or the machine is short of
+    processes. Another worker can run it again."""
 
     retry = Retry.TRANSIENT
 
@@ -106,7 +107,8 @@ class Task:
     log: Path  # stdout and stderr are appended to it as they are written; the rest of the path exists
     stdin: bytes | None = None  # None: /dev/null
     timeout: float | None = None  # seconds
-    # Paths that stay as they are on the host although they lie beneath a fresh directory. What does not exist is passed by.
+    # Paths that stay as they are on the host although they lie beneath a fresh directory. What does not exist, lies in the
+    # host's /pfs, or is itself one of the fresh directories, is passed by.
     keep_visible: Sequence[Path] = field(default=())
     hermetic: bool = False  # no network but a loopback of its own
 
@@ -159,8 +161,8 @@ class Worker(Protocol):
         When it returns, raises or is cancelled, no process of the command is left, and nothing that it was given is
         mounted any more. After a cancellation the worker can run the next task.
 
-        Raises TaskRefused (the command was not started; the worker can go on) and WorkerLost (it may have been; close this
-        worker and open another).
+        Raises TaskRefused (the command was not started; the worker can go on) and WorkerLost (it may have been started; close
+        this worker and open another).
         """
         ...
 

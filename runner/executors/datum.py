@@ -1,7 +1,7 @@
 """PID 1 of one datum: shows the command its files, starts it, reaps, and tells the worker how it ended.
 
-It is forked, and most of its mounts are made, before there is a datum: that takes as long as all the rest, and is done while
-the datum before is running.
+It is forked, and most of its mounts are made, before there is a datum: that takes as long as all the rest, and can be done
+while the datum before is running.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def run(host: namespaces.Place, view: namespaces.Place, orders: int, report: int
     except mounts.Unmountable as error:
         tell(report, {"kind": "error", "message": str(error)})
     except OSError as error:
-        tell(report, {"kind": "error", "message": f"cannot prepare the datum: {error}"})
+        again = error.errno in _SHORT_OF
+        tell(report, {"kind": "error", "message": f"cannot prepare the datum: {error}", "again": again})
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(1)

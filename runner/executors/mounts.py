@@ -2,7 +2,7 @@
 
 The order matters. Before there is a datum (`prepare`):
 
-1. the view is entered and copied; /tmp, /var/tmp and /dev/shm are covered with empty ones; /pfs with a tmpfs.
+1. the view is entered and copied; /tmp, /var/tmp and /dev/shm are covered with empty ones, /pfs with a tmpfs.
 
 For the datum (`show`):
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PFS = b"/pfs"
 OUT = PFS + b"/out"
 FRESH = (b"/tmp", b"/var/tmp", b"/dev/shm")
-BATCH = 256  # trees held open at once
+# Trees held open at once: an ordinary process may have 1024 files open.
+BATCH = 256
 _ENOSPC = 28
 _EMPTY = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
@@ -68,7 +69,6 @@ def show(order: wire.Order, host: namespaces.Place, own: namespaces.Place) -> No
         else:
             writable.append((PFS + b"/" + target, open_tree(source, PFS + b"/" + target)))
     points = MountPoints(PFS)
-    # An ordinary process may have 1024 files open.
     for start in range(0, len(readable), BATCH):
         batch = readable[start : start + BATCH]
         host.enter()

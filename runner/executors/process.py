@@ -44,7 +44,7 @@ _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _BOOT = "import sys; sys.path.append(sys.argv[1]); import runner.executors.sandbox as sandbox; sandbox.main()"
 _STARTING_S = 30.0
 # More than the worker's own patience with a process that does not die.
-_STOPPING_S = 15.0
+_STOPPING_S = 40.0
 
 
 class ProcessExecutor:

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from resource import struct_rusage
     from typing import NoReturn
 
-# How long a killed process may take to disappear. One that hangs in the kernel (a dead network filesystem) never does.
-PATIENCE_S = 10.0
+# How long killed processes may take to disappear: freeing hundreds of gigabytes takes tens of seconds. One that hangs in the
+# kernel (a dead network filesystem) never does.
+PATIENCE_S = 30.0
 # A command that has run for so long leaves the processor to us for preparing the next datum; sooner we would delay it.
 BRIEF_S = 0.005
 LONGEST_POLL_S = 86_400.0
 _SIGINT, _SIGKILL = 2, 9
-_STDERR = 2
 
 
 def main() -> NoReturn:
@@ -121,7 +121,7 @@ class Slot:
         try:
             first = self._spare or self._fork()
         except OSError as error:
-            return failure(f"cannot start a process for the datum: {error.strerror}")
+            return failure(f"cannot start a process for the datum: {error.strerror}", lost=True)
         self._spare = None
         first.give(order)
         return Run(self, self._socket, first, order["timeout"]).watch()
@@ -278,7 +278,7 @@ class Run:
 
     def _reply(self, status: int, usage: struct_rusage, ended_ns: int) -> wire.Reply:
         if (error := self._reports.get("error")) is not None:
-            return failure(error["message"])
+            return failure(error["message"], lost=error.get("again", False))
         started = self._reports.get("started")
         result: wire.Result = {
             "reason": self._ended_by or "",

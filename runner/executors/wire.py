@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
         result: Result | None
         error: str | None
-        lost: bool  # of `error`: the command may have run; otherwise it did not
+        lost: bool  # of `error`: another worker can try; otherwise the order cannot be carried out
         usable: bool  # whether the worker takes another order
 
     class Report(TypedDict, total=False):
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         reason: str  # of `not_run`
         exit_code: int
         message: str  # of `not_run` and `error`
+        again: bool  # of `error`: the machine is short of something at the moment
 
     class Greeting(TypedDict):
         """Worker to runner, once: ready (`step` is None), or what the machine refused."""

@@ -267,8 +267,8 @@ class WorktreeMachine(RuleBasedStateMachine):
         else:
             assert result.commit.message == "a commit"
             self.unlink_names(self.model)
-            self.committed = without_special(self.model)
         self.compare_commit()
+        self.committed = without_special(self.model)
         self.dirty_paths = False
 
     @rule(path=paths)

@@ -1,0 +1,208 @@
+"""`pfs status`, `commit`, `discard`: the uncommitted changes on top of a branch, whoever has them open."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pfsmount.cli import output
+from pfsmount.cli.files import MessageOption, writable_branch
+from pfsmount.cli.repos import JsonFlag
+from pfsmount.errors import InvalidInput
+from pfsmount.ids import RepoPath, display, parse_path, path_bytes
+from pfsmount.revision import Target, parse_target
+
+if TYPE_CHECKING:
+    from pfsmount.repo.store import Store
+    from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
+
+_LETTERS = {"new": "A", "modified": "M", "deleted": "D", "attributes": "m", "replaced": "T"}
+BranchArgument = Annotated[str, typer.Argument(help="REPO[@BRANCH][:/PATH]")]
+
+
+def status(
+    target: Annotated[str | None, typer.Argument(help="REPO[@BRANCH]; default: all branches with changes.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Show uncommitted changes."""
+    with output.open_store() as store:
+        found = [read_status(store, repo, branch) for repo, branch in _branches(store, target)]
+    if target is None:
+        found = [one for one in found if _worth_saying(one)]
+    if json:
+        shown = [_status_json(one) for one in found]
+        output.print_json(shown if target is None else shown[0])
+        return
+    if not found:
+        output.say("no uncommitted changes anywhere")
+    for one in found:
+        _print_status(one)
+
+
+def _branches(store: Store, target: str | None) -> list[tuple[str, str]]:
+    if target is None:
+        return [(repo.name, ref.name) for repo in store.repos() for ref in store.branches(repo.name)]
+    parsed = parse_target(target)
+    return [(parsed.repo, writable_branch(store, parsed))]
+
+
+def _worth_saying(status: WorktreeStatus) -> bool:
+    return bool(status.changes or status.conflicts or status.unversioned)
+
+
+def read_status(store: Store, repo: str, branch: str) -> WorktreeStatus:
+    """The status of a branch's worktree, from the daemon that has it or from disk."""
+    from pfsmount.fs.control import open_worktree
+
+    with open_worktree(store, repo, branch) as worktree:
+        return worktree.status()
+
+
+def _status_json(status: WorktreeStatus) -> dict[str, Any]:
+    return {
+        "repo": status.repo,
+        "branch": status.branch,
+        "base": None if status.base is None else status.base.hex(),
+        "head": None if status.head is None else status.head.hex(),
+        "changes": [change_json(change) for change in status.changes],
+        "conflicts": [os.fsdecode(b"/".join(path)) for path in status.conflicts],
+        "unversioned": [os.fsdecode(b"/".join(path)) for path in status.unversioned],
+        "owner": status.owner,
+    }
+
+
+def change_json(change: WorktreeChange) -> dict[str, Any]:
+    """An uncommitted change as JSON."""
+    return {
+        "change": _LETTERS[change.what],
+        "what": change.what,
+        "path": os.fsdecode(b"/".join(change.path)),
+        "kind": change.kind,
+        "size": change.size,
+        "old_id": None if change.old is None else change.old.id.hex(),
+    }
+
+
+def print_changes(changes: Iterable[WorktreeChange], json: bool) -> None:
+    """Uncommitted changes, one a line, letters as in `pfs diff`."""
+    if json:
+        output.print_json([change_json(change) for change in changes])
+        return
+    for change in changes:
+        size = ""
+        if change.kind == "file":
+            size = f"  ({output.human_size(change.size)})"
+        elif change.files > 1:
+            size = f"  ({output.plural(change.files, 'file')})"
+        slash = "/" if change.kind == "dir" else ""
+        output.say(f"{_LETTERS[change.what]}  {display(path_bytes(change.path))}{slash}{size}")
+
+
+def _print_status(status: WorktreeStatus) -> None:
+    base = "no commit yet" if status.base is None else status.base.hex()[:12]
+    where = ""
+    if status.owner is not None:
+        mount = status.owner.get("mount")
+        where = f", open in {f'the mount at {mount}' if mount else 'another process'}"
+    if not _worth_saying(status):
+        output.say(f"{status.repo}@{status.branch} at {base}: nothing uncommitted")
+        return
+    output.say(f"{status.repo}@{status.branch} at {base}: {output.plural(len(status.changes), 'change')}{where}")
+    print_changes(status.changes, False)
+    for path in status.unversioned:
+        output.say(f"?  {display(path_bytes(path))}  (FIFO or socket: not versioned)")
+    if status.conflicts:
+        head = "no commit" if status.head is None else status.head.hex()[:12]
+        output.say(f"in conflict with {head}, which is on the branch now (yours is kept and shown):")
+        for path in status.conflicts:
+            output.say(f"C  {display(path_bytes(path))}")
+
+
+def commit(
+    targets: Annotated[list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to commit only that.")],
+    message: MessageOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make the uncommitted changes one atomic commit."""
+    from pfsmount.fs.control import open_worktree
+
+    target, paths = _targets(targets)
+    with output.open_store() as store:
+        branch = writable_branch(store, target)
+        if message is None:
+            message = _edited_message(store, target.repo, branch)
+        with open_worktree(store, target.repo, branch) as worktree:
+            result = worktree.commit(message, paths)
+    for path in result.unversioned:
+        output.note(f"pfs: {display(path_bytes(path))} is a FIFO or socket: not versioned, kept in the mount")
+    if json:
+        made = None if result.commit is None else result.commit.id.hex()
+        output.print_json({"repo": target.repo, "branch": branch, "commit": made})
+    elif result.commit is None:
+        output.say(f"{target.repo}@{branch}: nothing to commit")
+    else:
+        tree = result.commit.tree
+        size = f"{output.plural(tree.files, 'file')}, {output.human_size(tree.size)}"
+        output.say(f"committed; {target.repo}@{branch} is now {result.commit.id.hex()[:12]} ({size})")
+
+
+def _edited_message(store: Store, repo: str, branch: str) -> str:
+    """Without -m: from $EDITOR on a terminal, as git does; elsewhere a plain one."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "commit"
+    changes = read_status(store, repo, branch).changes
+    if not changes:
+        return "commit"
+    lines = [f"# {_LETTERS[change.what]}  {display(path_bytes(change.path))}" for change in changes[:100]]
+    text = typer.edit("\n".join(["", f"# Commit of {repo}@{branch}; lines with # are left out.", *lines]))
+    kept = "\n".join(line for line in (text or "").split("\n") if not line.startswith("#")).strip()
+    if not kept:
+        raise InvalidInput("no message, so no commit was made", hint="give one with -m")
+    return kept
+
+
+def discard(
+    targets: Annotated[list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to discard only that.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Give up uncommitted changes: all, or those at paths. There is no way back."""
+    from pfsmount.fs.control import open_worktree
+
+    target, paths = _targets(targets)
+    with output.open_store() as store:
+        branch = writable_branch(store, target)
+        changes = [change for change in read_status(store, target.repo, branch).changes if _is_at(change.path, paths)]
+        what = f"{output.plural(len(changes), 'uncommitted change')} of {target.repo}@{branch}"
+        if changes and not force and not json and sys.stdin.isatty() and not output.confirm(f"give up {what}?"):
+            output.say("kept")
+            return
+        with open_worktree(store, target.repo, branch) as worktree:
+            worktree.discard(paths)
+    if json:
+        output.print_json({"repo": target.repo, "branch": branch, "discarded": len(changes)})
+    else:
+        output.say(f"gave up {what}" if changes else f"{target.repo}@{branch}: nothing to discard")
+
+
+def _is_at(path: RepoPath, paths: list[RepoPath] | None) -> bool:
+    return paths is None or any(path[: len(prefix)] == prefix for prefix in paths)
+
+
+def _targets(texts: list[str]) -> tuple[Target, list[RepoPath] | None]:
+    """One branch, and the paths in it that are meant (None: all)."""
+    parsed = [parse_target(text) for text in texts]
+    first = parsed[0]
+    if any((target.repo, target.revision) != (first.repo, first.revision) for target in parsed):
+        raise InvalidInput("give paths of one branch at a time")
+    paths = [target.path or parse_path(b"") for target in parsed]
+    return first, None if () in paths else paths
+
+
+def worktree_status_changes(store: Store, repo: str, branch: str, below: RepoPath) -> list[WorktreeChange]:
+    """Uncommitted changes at and below a path."""
+    return [change for change in read_status(store, repo, branch).changes if change.path[: len(below)] == below]

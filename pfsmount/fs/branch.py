@@ -1,0 +1,364 @@
+"""A branch directory: a worktree as a place of the mount.
+
+All methods run on the thread of the event loop and hold no `await`, so each is one instant for all others. What must wait raises: `WouldBlock` (something
+is not in memory), `Frozen` (a commit is reading the file), `Closed` (a commit or rebase is about to change everything at once).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import trio
+
+from pfsmount.errors import InvalidInput, IsADirectory, NotPermitted
+from pfsmount.fs.places import FOREVER, Found, Later, OpenFile, Place, Step
+from pfsmount.ids import RESERVED_ROOT_NAME, display
+from pfsmount.repo.overlay import ROOT_INO
+from pfsmount.repo.overlay_data import write_all
+from pfsmount.repo.overlay_nodes import Attributes, Change, FileData, Node, NodeKind, Stale, path_of
+from pfsmount.repo.worktree import Worktree
+from pfsmount.repo.worktree_files import Frozen
+from pfsmount.repo.worktree_files import Reading as WorktreeReading
+from pfsmount.tree.content import Content
+from pfsmount.tree.entry import Entry
+
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
+THREAD_WRITE = 256 * 1024
+"""Writes of at least so many bytes go to another thread: a disk that is behind makes them wait."""
+
+
+class Closed(Later):
+    """The worktree takes no changes for a moment."""
+
+    def __init__(self, event: trio.Event) -> None:
+        super().__init__()
+        self._event = event
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class BranchPlace(Place):
+    """A worktree in the mount."""
+
+    def __init__(self, number: int, worktree: Worktree, controls: Place) -> None:
+        super().__init__(number)
+        self.worktree = worktree
+        self.controls = controls
+        """The place whose root is `.pfs`."""
+        self.gate: trio.Event | None = None
+        """While it is set, changes wait for it."""
+        self.in_flight = 0
+        """Changes and fsyncs that other threads are at work on."""
+        self.drained: trio.Event | None = None
+        """Set when `in_flight` falls to 0."""
+        self.thawed = trio.Event()
+        """Replaced and set whenever a frozen file may be written to again."""
+        self.waiting = 0
+
+    @property
+    def title(self) -> str:
+        return self.worktree.title
+
+    def describe(self, ino: int) -> str:
+        node = self.worktree.nodes.get(ino)
+        names = () if node is None else path_of(node)
+        return "/".join([self.title, *(display(name) for name in names)])
+
+    def change(self) -> Worktree:
+        """The worktree, to change it. Raises Closed."""
+        if self.gate is not None:
+            raise Closed(self.gate)
+        return self.worktree
+
+    @property
+    def timeout(self) -> float:
+        # What another process changes is not invalidated name by name.
+        return FOREVER if self.worktree.owns_data else 0
+
+    negative_timeout = FOREVER
+
+    def _show(self, node: Node) -> Found:
+        return Found(self.prefix | node.ino, self.worktree.attributes(node), self.timeout)
+
+    def _tell(self, node: Node) -> Found:
+        found = self._show(node)
+        node.lookups += 1
+        return found
+
+    def tell_root(self) -> Found:
+        """The root directory, with a lookup counted."""
+        return self._tell(self.worktree.root)
+
+    # Looking
+
+    def lookup(self, parent: int, name: bytes) -> Found | None:
+        worktree = self.worktree
+        if parent == ROOT_INO and name == RESERVED_ROOT_NAME:
+            return self.controls.lookup(ROOT_INO, b".")
+        node = worktree.lookup(worktree.node(parent), name)
+        return None if node is None else self._tell(node)
+
+    def found(self, ino: int) -> Found:
+        return self._show(self.worktree.node(ino))
+
+    def forget(self, ino: int, count: int) -> None:
+        self.worktree.forget(ino, count)
+
+    def readlink(self, ino: int) -> bytes:
+        return self.worktree.target(self.worktree.node(ino))
+
+    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+        worktree = self.worktree
+        directory = worktree.node(ino)
+        for name, item in worktree.children(directory, after):
+            node = worktree.base_node(directory, name, item) if isinstance(item, Entry) else item
+            try:
+                yield Step(name, self._show(node), node)
+            finally:
+                worktree.drop_unused(node)
+
+    def told(self, key: object) -> None:
+        assert isinstance(key, Node)
+        key.lookups += 1
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        return self.worktree.xattrs(self.worktree.node(ino))
+
+    def sync_directory(self) -> WorktreeSync:
+        return WorktreeSync(self, None)
+
+    # Names
+
+    def make(
+        self, parent: int, name: bytes, kind: NodeKind, mode: int, uid: int, gid: int, target: bytes | None = None
+    ) -> Found:
+        worktree = self.change()
+        node = worktree.make(worktree.node(parent), name, kind, mode=mode, uid=uid, gid=gid, target=target)
+        return self._tell(node)
+
+    def link(self, ino: int, parent: int, name: bytes) -> Found:
+        worktree = self.change()
+        node = worktree.node(ino)
+        worktree.link(node, worktree.node(parent), name)
+        return self._tell(node)
+
+    def remove(self, parent: int, name: bytes, *, directory: bool) -> None:
+        worktree = self.change()
+        above = worktree.node(parent)
+        if above is worktree.root and name == RESERVED_ROOT_NAME:
+            raise NotPermitted("'.pfs' belongs to pfs")
+        if directory:
+            worktree.rmdir(above, name)
+        else:
+            worktree.unlink(above, name)
+
+    def move(self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int) -> None:
+        worktree = self.change()
+        above = worktree.node(parent)
+        if above is worktree.root and name == RESERVED_ROOT_NAME:
+            raise NotPermitted("'.pfs' belongs to pfs")
+        worktree.move(above, name, worktree.node(parent2), name2, flags)
+
+    # Attributes
+
+    def set_attributes(self, ino: int, values: dict[str, int], uid: int) -> Found:
+        worktree = self.change()
+        node = worktree.node(ino)
+        if "size" in values:
+            values = dict(values)
+            size = values.pop("size")
+            if node.kind is not NodeKind.FILE:
+                raise IsADirectory("only a file has a size")
+            try:
+                worktree.truncate(node, size, keep_setid=uid == 0)
+            except Frozen:
+                raise Thaw(self, node) from None
+        if values:
+            worktree.set_attributes(node, **values)
+        return self._show(node)
+
+    def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        worktree = self.change()
+        worktree.set_xattr(worktree.node(ino), name, value)
+
+    # Files
+
+    def open(self, ino: int, flags: int, uid: int) -> OpenFile:
+        worktree = self.worktree
+        node = worktree.node(ino)
+        if node.kind is not NodeKind.FILE:
+            raise InvalidInput("not a file")
+        if flags & (_WRITE_FLAGS | os.O_TRUNC):
+            worktree = self.change()
+            worktree.writable(node)
+            if flags & os.O_TRUNC:
+                try:
+                    worktree.truncate(node, 0, keep_setid=uid == 0)
+                except Frozen:
+                    raise Thaw(self, node) from None
+        return BranchFile(self, node, keep_setid=uid == 0)
+
+    def wake_writers(self) -> None:
+        """A frozen file may be written to again."""
+        if self.waiting:
+            self.thawed.set()
+            self.thawed = trio.Event()
+
+
+class Thaw(Later):
+    """A commit is reading the file."""
+
+    def __init__(self, place: BranchPlace, node: Node) -> None:
+        super().__init__()
+        self._place, self._node = place, node
+
+    async def wait(self) -> None:
+        place = self._place
+        place.waiting += 1
+        try:
+            while self._node in place.worktree.frozen:
+                await place.thawed.wait()
+        finally:
+            place.waiting -= 1
+
+
+class BranchFile(OpenFile):
+    """An open file of a worktree. Shows what the node shows, before and after a commit."""
+
+    __slots__ = ("_branch", "_content", "_entry", "keep_setid", "node")
+
+    def __init__(self, place: BranchPlace, node: Node, *, keep_setid: bool) -> None:
+        super().__init__(place, keep_cache=place.worktree.owns_data)
+        self._branch = place
+        self.node = node
+        self.keep_setid = keep_setid
+        self._entry: Entry | None = None
+        self._content: Content | None = None
+        self._content_now()
+        place.worktree.opened(node)
+
+    def _content_now(self) -> Content | None:
+        """What the node's entry refers to, open; a commit gives it another."""
+        entry = self.node.entry
+        if entry is not self._entry:
+            change = self.node.change
+            whole = change is not None and change.data is not None and change.data.extents is None
+            self._content = None if entry is None or whole else self._branch.worktree.content_of(self.node)
+            self._entry = None if whole else entry
+        return self._content
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
+        return self._branch.worktree.read_nowait(self.node, self._content_now(), offset, size)
+
+    def reading(self, offset: int, size: int) -> WorktreeReading:
+        return self._branch.worktree.reading(self.node, self._content_now(), offset, size)
+
+    def write(self, offset: int, data: bytes) -> int:
+        branch = self._branch
+        if branch.gate is not None:
+            raise Closed(branch.gate)
+        try:
+            return branch.worktree.write(self.node, offset, data, keep_setid=self.keep_setid)
+        except Frozen:
+            raise Thaw(branch, self.node) from None
+
+    def writing(self, offset: int, size: int) -> WorktreeWrite | None:
+        if size < THREAD_WRITE:
+            return None
+        try:
+            data = self._branch.change().file_data(self.node)
+        except Frozen:
+            raise Thaw(self._branch, self.node) from None
+        change = self.node.change
+        if change is None:
+            raise Stale("the file went away")
+        return WorktreeWrite(self, change, data, offset)
+
+    def syncing(self) -> WorktreeSync:
+        return WorktreeSync(self._branch, self.node)
+
+    def close(self) -> None:
+        self._branch.worktree.closed(self.node)
+
+
+class _InFlight:
+    """Work of another thread on the worktree, which a commit waits for before it changes everything at once."""
+
+    __slots__ = ("_branch",)
+
+    def __init__(self, branch: BranchPlace) -> None:
+        self._branch = branch
+
+    def _start(self) -> None:
+        self._branch.in_flight += 1
+
+    def _end(self) -> None:
+        branch = self._branch
+        branch.in_flight -= 1
+        if not branch.in_flight and branch.drained is not None:
+            branch.drained.set()
+
+
+class WorktreeWrite(_InFlight):
+    """A large write."""
+
+    __slots__ = ("_change", "_data", "_fd", "_file", "_offset")
+
+    def __init__(self, file: BranchFile, change: Change, data: FileData, offset: int) -> None:
+        assert isinstance(file.place, BranchPlace)
+        super().__init__(file.place)
+        self._file, self._change, self._data, self._offset = file, change, data, offset
+        self._fd = -1
+
+    def __enter__(self) -> WorktreeWrite:
+        self._fd = self._branch.worktree.data.pin(self._change.number)
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._branch.worktree.data.unpin(self._change.number)
+        self._end()
+
+    def run(self, data: bytes) -> int:
+        """Raises OSError."""
+        return write_all(self._fd, data, self._offset)
+
+    def done(self, count: int) -> None:
+        """Account for what was written."""
+        self._branch.worktree.wrote(
+            self._file.node, self._change, self._data, self._offset, count, keep_setid=self._file.keep_setid
+        )
+
+
+class WorktreeSync(_InFlight):
+    """An fsync of a file, or of names only."""
+
+    __slots__ = ("_fds", "_node", "_pinned")
+
+    def __init__(self, branch: BranchPlace, node: Node | None) -> None:
+        super().__init__(branch)
+        self._node = node
+        self._fds: list[int] = []
+        self._pinned: list[int] = []
+
+    def __enter__(self) -> WorktreeSync:
+        self._branch.change()
+        self._fds, self._pinned = self._branch.worktree.pinned_for_sync(self._node)
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._pinned:
+            self._branch.worktree.data.unpin(number)
+        self._end()
+
+    def run(self) -> None:
+        """Raises OSError."""
+        self._branch.worktree.sync_now(self._fds)
+
+
+def no_attributes(ino: int) -> Attributes:
+    """What a branch that nobody has opened yet shows in a listing of the root: a directory."""
+    return Attributes(ino, NodeKind.DIRECTORY, 0o755, 1, 0, 0, 0, 0, 0, 0)

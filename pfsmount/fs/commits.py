@@ -1,0 +1,265 @@
+"""Places that never change: the directories of one commit, and the files and symlinks of all commits.
+
+Each name under which a commit is reached has directories of its own, because the kernel takes one directory inode under two names for a mistake.
+Files are shared: the same content with the same attributes is one inode, whichever commits it is in, and so it is in the page cache
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pfsmount.objects.store import Reader
+from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step
+from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
+from pfsmount.tree.content import Content, open_content
+from pfsmount.tree.directory import entries, lookup
+from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.xattrs import load_xattrs
+
+_DIRECTORY_SIZE = 4096
+_WRITE_FLAGS = 3  # O_WRONLY | O_RDWR
+
+
+def entry_attributes(ino: int, entry: Entry) -> Attributes:
+    """What stat shows of an entry that cannot change."""
+    if entry.kind is Kind.DIRECTORY:
+        return Attributes(
+            ino, NodeKind.DIRECTORY, entry.mode, 1, entry.uid, entry.gid, _DIRECTORY_SIZE, entry.mtime_ns, entry.mtime_ns, 0
+        )
+    size = entry.size
+    return Attributes(
+        ino, node_kind(entry), entry.mode, 1, entry.uid, entry.gid, size, entry.mtime_ns, entry.mtime_ns, -(-size // 512)
+    )
+
+
+class _File:
+    __slots__ = ("content", "entry", "lookups", "opens")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.lookups = 0
+        self.opens = 0
+        self.content: Content | None = None
+
+
+class FilesPlace(Place):
+    """Files and symlinks of all commits."""
+
+    def __init__(self, number: int, reader: Reader) -> None:
+        super().__init__(number)
+        self._reader = reader
+        self._files: dict[int, _File] = {}
+
+    @property
+    def title(self) -> str:
+        return "a file of a commit"
+
+    def number_of(self, entry: Entry) -> int:
+        """The number that a file has or would have."""
+        number = hash((entry.id, entry.mtime_ns, entry.mode, entry.uid, entry.gid, entry.xattrs)) & INO_MASK
+        while True:
+            known = self._files.get(number)
+            if (known is None or known.entry == entry) and number > ROOT_INO:
+                return number
+            number = (number + 1) & INO_MASK
+
+    def tell(self, number: int, entry: Entry) -> None:
+        """Count a lookup of a file."""
+        known = self._files.get(number)
+        if known is None:
+            known = self._files[number] = _File(entry)
+        known.lookups += 1
+
+    def _file(self, ino: int) -> _File:
+        known = self._files.get(ino)
+        if known is None:
+            raise Stale("the file is not known any more")
+        return known
+
+    def describe(self, ino: int) -> str:
+        known = self._files.get(ino)
+        return f"a file of a commit, {known.entry.id.hex()}" if known is not None else super().describe(ino)
+
+    def found(self, ino: int) -> Found:
+        return Found(self.prefix | ino, entry_attributes(ino, self._file(ino).entry), FOREVER)
+
+    def forget(self, ino: int, count: int) -> None:
+        known = self._files.get(ino)
+        if known is not None:
+            known.lookups -= count
+            self._drop(ino, known)
+
+    def _drop(self, ino: int, known: _File) -> None:
+        if known.lookups <= 0 and not known.opens:
+            del self._files[ino]
+
+    def readlink(self, ino: int) -> bytes:
+        return self._file(ino).entry.target or b""
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        return load_xattrs(self._reader, self._file(ino).entry)
+
+    def open(self, ino: int, flags: int, uid: int) -> OpenFile:
+        if flags & _WRITE_FLAGS:
+            raise self.refuse()
+        known = self._file(ino)
+        if known.content is None:
+            known.content = open_content(self._reader, known.entry)
+        known.opens += 1
+        return CommitFile(self, ino, known.content)
+
+    def closed(self, ino: int) -> None:
+        """End one `open`."""
+        known = self._files[ino]
+        known.opens -= 1
+        if not known.opens:
+            known.content = None
+            self._drop(ino, known)
+
+
+class CommitFile(OpenFile):
+    """An open file of a commit."""
+
+    __slots__ = ("_content", "_ino", "read_nowait")
+
+    def __init__(self, place: FilesPlace, ino: int, content: Content) -> None:
+        super().__init__(place)
+        self._ino = ino
+        self._content = content
+        self.read_nowait = content.read_nowait  # type: ignore[method-assign]
+
+    def reading(self, offset: int, size: int) -> ContentReading:
+        return ContentReading(self._content, offset, size)
+
+    def close(self) -> None:
+        assert isinstance(self.place, FilesPlace)
+        self.place.closed(self._ino)
+
+
+class ContentReading:
+    """A read of something immutable."""
+
+    __slots__ = ("_content", "_offset", "_size")
+
+    def __init__(self, content: Content, offset: int, size: int) -> None:
+        self._content, self._offset, self._size = content, offset, size
+
+    def __enter__(self) -> ContentReading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self) -> bytes:
+        """Raises OSError, Corrupt."""
+        return self._content.read(self._offset, self._size)
+
+
+class _Directory:
+    __slots__ = ("entry", "ino", "lookups", "name", "parent")
+
+    def __init__(self, ino: int, entry: Entry, parent: _Directory | None, name: bytes) -> None:
+        self.ino = ino
+        self.entry = entry
+        self.parent = parent
+        self.name = name
+        self.lookups = 0
+
+
+class CommitPlace(Place):
+    """The directories of one commit under one name."""
+
+    def __init__(
+        self, number: int, name: str, root: Entry, files: FilesPlace, reader: Reader, unused: Callable[[CommitPlace], None]
+    ) -> None:
+        """`unused` is called when the kernel has forgotten all of it."""
+        super().__init__(number)
+        self.name = name
+        self._files = files
+        self._reader = reader
+        self._unused = unused
+        self._root = _Directory(ROOT_INO, root, None, b"")
+        self._directories: dict[int, _Directory] = {ROOT_INO: self._root}
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def describe(self, ino: int) -> str:
+        names = []
+        at = self._directories.get(ino)
+        while at is not None and at.parent is not None:
+            names.append(at.name)
+            at = at.parent
+        return "/".join([self.name, *(repr(name)[2:-1] for name in reversed(names))])
+
+    def tell_root(self) -> Found:
+        """The root directory, with a lookup counted."""
+        self._root.lookups += 1
+        return self.found(ROOT_INO)
+
+    def _directory(self, ino: int) -> _Directory:
+        directory = self._directories.get(ino)
+        if directory is None:
+            raise Stale("the directory is not known any more")
+        return directory
+
+    def _child(self, parent: _Directory, name: bytes, entry: Entry) -> _Directory:
+        ino = hash((parent.ino, name)) & INO_MASK
+        while True:
+            known = self._directories.get(ino)
+            if known is None and ino > ROOT_INO:
+                return _Directory(ino, entry, parent, name)
+            if known is not None and known.name == name and known.parent is not None and known.parent.ino == parent.ino:
+                return known
+            ino = (ino + 1) & INO_MASK
+
+    def lookup(self, parent: int, name: bytes) -> Found | None:
+        directory = self._directory(parent)
+        entry = lookup(self._reader, directory.entry.id, name)
+        if entry is None:
+            return None
+        found, key = self._step(directory, name, entry)
+        self.told(key)
+        return found
+
+    negative_timeout = FOREVER
+
+    def _step(self, parent: _Directory, name: bytes, entry: Entry) -> tuple[Found, object]:
+        if entry.kind is Kind.DIRECTORY:
+            child = self._child(parent, name, entry)
+            return Found(self.prefix | child.ino, entry_attributes(child.ino, entry), FOREVER), child
+        number = self._files.number_of(entry)
+        return Found(self._files.prefix | number, entry_attributes(number, entry), FOREVER), (number, entry)
+
+    def told(self, key: object) -> None:
+        if isinstance(key, _Directory):
+            self._directories[key.ino] = key
+            key.lookups += 1
+        else:
+            assert isinstance(key, tuple)
+            self._files.tell(*key)
+
+    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+        directory = self._directory(ino)
+        for name, entry in entries(self._reader, directory.entry.id, after):
+            found, key = self._step(directory, name, entry)
+            yield Step(name, found, key)
+
+    def found(self, ino: int) -> Found:
+        return Found(self.prefix | ino, entry_attributes(ino, self._directory(ino).entry), FOREVER)
+
+    def forget(self, ino: int, count: int) -> None:
+        directory = self._directories.get(ino)
+        if directory is None:
+            return
+        directory.lookups -= count
+        if directory.lookups <= 0:
+            if directory is not self._root:
+                del self._directories[ino]
+            if len(self._directories) == 1 and self._root.lookups <= 0:
+                self._unused(self)
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        return load_xattrs(self._reader, self._directory(ino).entry)

@@ -1,0 +1,243 @@
+"""What the parts of a mount have in common: inode numbers, what a lookup finds, what an open file is.
+
+A mount is made of **places**: the root, the branches, the commits, the files of all commits. An inode number is the number of its place in the
+upper 19 bits and the place's own number in the lower 44, so finding the place of a request is a shift. Place 0 is the root, and its inode 1 is
+FUSE's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from pfsmount.repo.overlay import INO_BITS, ROOT_INO, WouldBlock
+from pfsmount.repo.overlay_nodes import Attributes, NodeKind, ReadOnly
+
+INO_MASK = (1 << INO_BITS) - 1
+PLACES_MAX = 1 << 19
+FOREVER = 1e9
+"""Seconds that the kernel may keep what cannot change without its knowledge."""
+
+__all__ = ["FOREVER", "INO_BITS", "INO_MASK", "ROOT_INO", "Found", "Later", "Place", "WouldBlock"]
+
+
+class Later(Exception):
+    """The request must wait for something: `wait()`, then ask again."""
+
+    async def wait(self) -> None:
+        """Raises what the request is to fail with."""
+        raise NotImplementedError
+
+
+class Found(NamedTuple):
+    """An inode as a reply shows it."""
+
+    ino: int
+    """Global: place and number."""
+    attributes: Attributes
+    timeout: float
+    """Seconds for which the kernel may believe name and attributes."""
+
+
+class OpenFile:
+    """An open file. Places make subclasses."""
+
+    __slots__ = ("direct_io", "keep_cache", "place")
+
+    def __init__(self, place: Place, *, direct_io: bool = False, keep_cache: bool = True) -> None:
+        self.place = place
+        self.direct_io = direct_io
+        self.keep_cache = keep_cache
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
+        """Bytes, fewer only at the end; None when that would wait: then `read`."""
+        raise NotImplementedError
+
+    def reading(self, offset: int, size: int) -> Reading:
+        """A read that may wait."""
+        raise NotImplementedError
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write all of it. Raises ReadOnly, NoSpace, OSError."""
+        raise ReadOnly("this file cannot be written to")
+
+    def writing(self, offset: int, size: int) -> Writing | None:
+        """A large write that is better done in another thread; None where `write` is as good."""
+        return None
+
+    def syncing(self) -> Syncing | None:
+        """What makes the file survive a power cut; None when there is nothing to do."""
+        return None
+
+    def close(self) -> None:
+        """Called once."""
+
+
+class Reading(Protocol):
+    """A read for another thread, used as a context manager."""
+
+    def __enter__(self) -> Reading: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self) -> bytes:
+        """Read. Raises OSError, Corrupt."""
+
+
+class Writing(Protocol):
+    """A write for another thread, used as a context manager; `done` comes before its end."""
+
+    def __enter__(self) -> Writing: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, data: bytes) -> int:
+        """Write. Raises OSError."""
+
+    def done(self, count: int) -> None:
+        """Account for what was written."""
+
+
+class Syncing(Protocol):
+    """An fsync for another thread, used as a context manager."""
+
+    def __enter__(self) -> Syncing: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self) -> None:
+        """Raises OSError."""
+
+
+class Step(NamedTuple):
+    """One entry of a directory on its way to the kernel."""
+
+    name: bytes
+    found: Found
+    key: object
+    """For `Place.told`."""
+
+
+class OpenDirectory:
+    """An open directory.
+
+    Positions are counted from the first entry of this opening, and the names given out are kept, so a position goes on behind the name that it
+    followed, whatever was made or deleted meanwhile. `told` counts a lookup for each entry that the kernel took.
+    """
+
+    __slots__ = ("_at", "_names", "_steps", "ino", "place")
+
+    def __init__(self, place: Place, ino: int) -> None:
+        self.place = place
+        self.ino = ino
+        self._names: list[bytes] = []
+        self._steps: Iterator[Step] | None = None
+        self._at = 0
+
+    def steps(self, position: int) -> Iterator[Step]:
+        """The entries from a position that was given out before (0: from the start)."""
+        if position == 0:
+            self._names.clear()
+            self._steps = None
+        if self._steps is None or position != self._at:
+            after = self._names[position - 1] if position else b""
+            self._steps = self.place.list(self.ino, after)
+        self._at = position
+        return self._steps
+
+    def took(self, step: Step) -> int:
+        """The kernel took the entry; returns the position behind it."""
+        if self._at == len(self._names):
+            self._names.append(step.name)
+        self._at += 1
+        self.place.told(step.key)
+        return self._at
+
+    def stop(self) -> None:
+        """The kernel has no room for the entry that `steps` gave last, or it failed: start again behind the one before."""
+        self._steps = None
+
+
+class Place:
+    """A part of the mount with inodes of its own. What it does not offer, it refuses as read-only."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.prefix = number << INO_BITS
+
+    @property
+    def title(self) -> str:
+        """As people name it, for the log."""
+        raise NotImplementedError
+
+    def describe(self, ino: int) -> str:
+        """The path of an inode, for the log."""
+        return f"{self.title}/#{ino}"
+
+    # All numbers below are the place's own.
+
+    def lookup(self, parent: int, name: bytes) -> Found | None:
+        """Look a name up and count the lookup. None: there is no such name."""
+        raise NotImplementedError
+
+    negative_timeout: float = 0
+    """Seconds for which the kernel may believe that a name is not there."""
+
+    def found(self, ino: int) -> Found:
+        """An inode as it is now."""
+        raise NotImplementedError
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel gave back `count` lookups."""
+
+    def readlink(self, ino: int) -> bytes:
+        raise ReadOnly("not a symlink")
+
+    def open(self, ino: int, flags: int, uid: int) -> OpenFile:
+        raise ReadOnly("not a file")
+
+    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+        """Entries of a directory behind a name."""
+        raise NotImplementedError
+
+    def told(self, key: object) -> None:
+        """The kernel was told of an entry of `list`: that is a lookup."""
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        return {}
+
+    def sync_directory(self) -> Syncing | None:
+        return None
+
+    # Changes
+
+    def refuse(self) -> Exception:
+        """Why nothing can be changed here."""
+        return ReadOnly(f"{self.title} cannot be changed")
+
+    def make(
+        self, parent: int, name: bytes, kind: NodeKind, mode: int, uid: int, gid: int, target: bytes | None = None
+    ) -> Found:
+        raise self.refuse()
+
+    def link(self, ino: int, parent: int, name: bytes) -> Found:
+        raise self.refuse()
+
+    def remove(self, parent: int, name: bytes, *, directory: bool) -> None:
+        raise self.refuse()
+
+    def move(self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int) -> None:
+        raise self.refuse()
+
+    def set_attributes(self, ino: int, values: dict[str, int], uid: int) -> Found:
+        """`values`: mode, uid, gid, mtime_ns, size; what is not given stays. `uid` asks."""
+        raise self.refuse()
+
+    def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        raise self.refuse()
+
+
+def plain_attributes(ino: int, kind: NodeKind, mode: int, owner: tuple[int, int], size: int, time_ns: int) -> Attributes:
+    """Attributes of something that is not stored: the root, a control file."""
+    return Attributes(ino, kind, mode, 1, *owner, size, time_ns, time_ns, math.ceil(size / 512))

@@ -1,0 +1,148 @@
+"""Datums that ended become entries of the store: their results are kept from then on, whatever becomes of the job.
+
+What ended is made durable in batches, at most every `FLUSH_S` seconds or `FLUSH_DATUMS` datums, so that a datum costs little. A runner that is
+killed loses at most that much, and the next run does it again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.ids import ObjectId
+from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.store import Batch
+from pfsmount.repo.results import find_result, save_results
+from pfsmount.repo.store import Store
+from pfsmount.tree.content import ingest_fd
+from pfsmount.tree.entry import Entry, file_entry
+from runner.datum import Datum
+from runner.executors.base import Outcome
+from runner.jobs import JobDirectory, remove_tree
+from runner.outputs import OutputReader, OutputRefused
+from runner.record import datum_entry
+
+FLUSH_S = 0.2
+FLUSH_DATUMS = 64
+_PROGRESS_S = 0.2
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A datum that ran to its end, or (`outcome` None) whose result somebody else has made meanwhile."""
+
+    datum: Datum
+    scratch: Path | None
+    outcome: Outcome | None
+
+
+class Collector:
+    """Takes in what datums left. One thread at a time."""
+
+    def __init__(self, store: Store, job: str, directory: JobDirectory) -> None:
+        self._store, self._job, self._directory = store, job, directory
+        self._keys = bytearray()
+        self.failed: dict[ObjectId, Entry] = {}
+        self.dangling_outputs: list[str] = []
+        self._batch: Batch | None = None
+        self._results: dict[ObjectId, Entry] = {}
+        self._unflushed = 0
+        self._oldest = 0.0
+        self._progress_at = 0.0
+
+    @property
+    def flush_in(self) -> float | None:
+        """Seconds until a flush is due; None when there is nothing to flush."""
+        if not self._unflushed:
+            return None
+        if self._unflushed >= FLUSH_DATUMS:
+            return 0.0
+        return max(0.0, self._oldest + FLUSH_S - time.monotonic())
+
+    def skip(self, key: ObjectId) -> None:
+        """Count a datum whose result was there already into the job."""
+        self._keys += key
+
+    def take(self, finished: Finished) -> bool:
+        """Keep what a datum left, and delete its scratch directory; False when it failed. Raises NoSpace, PfsError."""
+        datum = finished.datum
+        if finished.outcome is None:
+            self.skip(datum.key)
+            return True
+        assert finished.scratch is not None
+        if self._batch is None:
+            self._batch = self._store.objects.batch()
+            self._oldest = time.monotonic()
+        entry, ok = self._ingest(self._batch, datum, finished.scratch, finished.outcome)
+        remove_tree(finished.scratch)
+        self._unflushed += 1
+        if ok:
+            self._results[datum.key] = entry
+            self._keys += datum.key
+        else:
+            self.failed[datum.key] = entry
+        return ok
+
+    def _ingest(self, batch: Batch, datum: Datum, scratch: Path, outcome: Outcome) -> tuple[Entry, bool]:
+        out, refused = None, ""
+        if outcome.ok:
+            reader = OutputReader(batch, datum)
+            try:
+                out = reader.read(os.fsencode(scratch / "out"))
+            except (OutputRefused, InvalidInput) as error:
+                refused = error.message
+            self.dangling_outputs += [os.fsdecode(path) for path in reader.outside[:1]]
+        log = self._log(batch, scratch / "log", refused)
+        entry = datum_entry(batch, datum, outcome, self._job, log=log, out=out, refused=refused)
+        return entry, outcome.ok and not refused
+
+    def _log(self, batch: Batch, place: Path, last_words: str) -> Entry:
+        with disk_errors("keeping the log of a datum"):
+            fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                if last_words:
+                    os.write(fd, f"pfs: {last_words}\n".encode("utf-8", "surrogateescape"))
+                info = os.fstat(fd)
+                id, size = ingest_fd(batch, fd)
+            finally:
+                os.close(fd)
+        return file_entry(id, size, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
+
+    def flush(self) -> None:
+        """Make everything taken so far durable, and known to all jobs. Raises NoSpace; then it is lost."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            with batch:
+                save_results(self._store, batch, self._results)
+        self._results = {}
+        self._unflushed = 0
+
+    def close(self) -> None:
+        """Give up what was not flushed."""
+        if self._batch is not None:
+            with self._batch:
+                self._batch = None
+
+    def write_progress(self, value: Mapping[str, Any]) -> None:
+        """Let others see how far the job is, a few times a second at most."""
+        now = time.monotonic()
+        if now >= self._progress_at:
+            self._progress_at = now + _PROGRESS_S
+            self._directory.write_progress(value)
+
+    def finished(self) -> Iterator[tuple[ObjectId, Entry]]:
+        """All datums of the job that have a result, in the order in which they ended. Raises Corrupt."""
+        for at in range(0, len(self._keys), _KEY_BYTES):
+            key = ObjectId(bytes(self._keys[at : at + _KEY_BYTES]))
+            entry = find_result(self._store, key)
+            if entry is None:
+                raise Corrupt(
+                    f"the result of datum {key.hex()[:12]} has gone while the job ran", hint="run the job again"
+                )
+            yield key, entry

@@ -1,0 +1,256 @@
+"""Jobs as they are named, listed and found again, and the directory that a running one works in.
+
+A job is a ref of kind `job` in its output repo. It names a commit whose tree is the record; that commit's `origin` says in short how the
+job stands, so that a list reads no records. While a job runs, `jobs/<id>/` of the store has
+
+    lock        flock: held as long as the runner lives
+    progress    one line of JSON, replaced whole: `processed`, `skipped`, `failed`, `total` (null until it is known), `phase`
+    d/<n>/      scratch of datum n: `in/`, `out/`, `log`
+
+and nothing in it is needed after a crash. A job that says that it runs, and whose lock is free, was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.errors import InvalidInput, NotFound
+from pfsmount.ids import ObjectId, display
+from pfsmount.objects.layout import disk_errors
+from pfsmount.repo.commit import Commit
+from pfsmount.repo.refs import RefKind, RepoInfo
+from pfsmount.repo.store import Store
+from runner.record import Record
+from runner.state import Phase
+
+_PREFIX = "job-"
+_LEFT_OVER_S = 3600.0
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def new_job_id(now_s: float) -> str:
+    """`job-`, 8 hex digits of the time in seconds and 6 random ones: sorted by name is sorted by time."""
+    return f"{_PREFIX}{int(now_s):08x}{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as listed."""
+
+    id: str
+    repo: RepoInfo
+    """Where its results go."""
+    ref: Commit
+    """The commit that its ref names; the tree is the record."""
+    phase: Phase
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return self.ref.origin
+
+    @property
+    def output(self) -> str:
+        return f"{self.repo.name}@{self.origin['branch']}"
+
+    @property
+    def commit(self) -> str | None:
+        """The id of the commit that it made, in hex."""
+        made: str | None = self.origin.get("commit")
+        return made
+
+    def summary(self) -> dict[str, Any]:
+        """The job as JSON, without its record."""
+        known = {key: value for key, value in self.origin.items() if key not in ("how", "state", "branch")}
+        return {**known, "state": str(self.phase), "output": self.output, "author": self.ref.author}
+
+
+class JobStore:
+    """The jobs of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._root = store.path / "jobs"
+
+    def jobs(self) -> Iterator[Job]:
+        """All jobs, newest first."""
+        refs = [
+            (ref.name, repo, ref.commit)
+            for repo in self._store.repos()
+            for ref in self._store.refs(repo.name, RefKind.JOB)
+            if ref.commit is not None
+        ]
+        for name, repo, commit in sorted(refs, key=lambda item: item[0], reverse=True):
+            yield self._job(name, repo, commit)
+
+    def find(self, prefix: str) -> Job:
+        """The job whose id begins so, with or without `job-`. Raises NotFound, InvalidInput (more than one)."""
+        if not prefix.removeprefix(_PREFIX):
+            raise InvalidInput("the id of a job is missing", hint="'pfsjob list' shows them")
+        wanted = _PREFIX + prefix.removeprefix(_PREFIX)
+        found = [
+            (ref.name, repo, ref.commit)
+            for repo in self._store.repos()
+            for ref in self._store.refs(repo.name, RefKind.JOB)
+            if ref.commit is not None and ref.name.startswith(wanted)
+        ]
+        if not found:
+            raise NotFound(f"there is no job '{display(prefix)}'", hint="'pfsjob list' shows them")
+        if len(found) > 1:
+            names = ", ".join(sorted(name for name, _, _ in found)[:4])
+            raise InvalidInput(f"'{display(prefix)}' fits {len(found)} jobs: {names}", hint="give more of the id")
+        return self._job(*found[0])
+
+    def _job(self, name: str, repo: RepoInfo, commit: ObjectId) -> Job:
+        ref = self._store.read_commit(commit)
+        phase = Phase(ref.origin["state"])
+        if not phase.is_over and not self.is_running(name):
+            phase = Phase.INTERRUPTED
+        return Job(name, repo, ref, phase)
+
+    def record(self, job: Job) -> Record:
+        """The record of a job; for one that runs, of its start."""
+        return Record(self._store.objects, job.ref.tree)
+
+    def is_running(self, job: str) -> bool:
+        """True while the runner of a job lives."""
+        fd = _open_lock(self._root / job)
+        if fd is None:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def progress(self, job: str) -> dict[str, Any] | None:
+        """How far a running job is; None when it does not run."""
+        try:
+            value = json.loads((self._root / job / "progress").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    @contextmanager
+    def open_directory(self, job: str) -> Iterator[JobDirectory]:
+        """The locked directory of a new job, deleted afterwards. Raises NoSpace, PermissionDenied."""
+        with disk_errors("making the directory of a job"):
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            unlocked = self._root / f".{job}"
+            unlocked.mkdir(mode=0o700)
+            lock = os.open(unlocked / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory = JobDirectory(self._root / job)
+            with disk_errors("making the directory of a job"):
+                unlocked.rename(directory.path)
+                directory.datums.mkdir(mode=0o700)
+            yield directory
+        finally:
+            remove_tree(self._root / job)
+            with suppress(FileNotFoundError):
+                unlocked.rmdir()
+            os.close(lock)
+
+    def sweep(self) -> None:
+        """Delete what runners that were killed left behind."""
+        with suppress(FileNotFoundError):
+            for path in self._root.iterdir():
+                self._sweep_one(path)
+
+    def _sweep_one(self, path: Path) -> None:
+        fd = _open_lock(path)
+        if fd is None:
+            return
+        try:
+            # a name with a dot is being made just now, unless it is old
+            if path.name.startswith(".") and time.time() - os.fstat(fd).st_mtime < _LEFT_OVER_S:
+                return
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unmount_below(path)
+            remove_tree(path)
+        except OSError:
+            return  # it runs; or somebody else sweeps
+        finally:
+            os.close(fd)
+
+
+class JobDirectory:
+    """Where a running job works."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.datums = path / "d"
+        self._count = 0
+
+    def new_scratch(self) -> Path:
+        """A new directory for one datum, with `in/` and `out/`. Raises OSError."""
+        self._count += 1
+        scratch = self.datums / f"{self._count}"
+        scratch.mkdir(mode=0o700)
+        (scratch / "in").mkdir(mode=0o755)
+        (scratch / "out").mkdir(mode=0o755)
+        return scratch
+
+    def write_progress(self, value: Mapping[str, Any]) -> None:
+        """Replace the progress file; a disk that is full does not end the job."""
+        with suppress(OSError):
+            temporary = self.path / "progress.new"
+            temporary.write_text(json.dumps(value) + "\n", encoding="ascii")
+            temporary.rename(self.path / "progress")
+
+
+def _open_lock(directory: Path) -> int | None:
+    try:
+        return os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory whatever modes its directories have; errors leave the rest. What is mounted in it stays."""
+    _remove(os.fsencode(path))
+
+
+def _remove(directory: bytes) -> None:
+    try:
+        for item in _list(directory):
+            if item.is_dir(follow_symlinks=False):
+                _remove(item.path)
+            else:
+                with suppress(OSError):
+                    os.unlink(item.path)
+        os.rmdir(directory)
+    except OSError:
+        return
+
+
+def _list(directory: bytes) -> list[os.DirEntry[bytes]]:
+    info = os.stat(directory, follow_symlinks=False)
+    if stat.S_IMODE(info.st_mode) & 0o700 != 0o700:
+        os.chmod(directory, 0o700)
+    with os.scandir(directory) as scan:
+        return list(scan)
+
+
+def unmount_below(path: Path) -> None:
+    """Take away what a runner that was killed has left mounted in its directory."""
+    inside = os.fsencode(path) + b"/"
+    with open("/proc/self/mountinfo", "rb") as lines:
+        places = [_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4]) for line in lines]
+    for place in sorted((place for place in places if place.startswith(inside)), reverse=True):
+        with suppress(FileNotFoundError):
+            subprocess.run([b"fusermount3", b"-u", b"-z", place], capture_output=True, check=False)

@@ -1,0 +1,265 @@
+"""Running the datums of a job: a feeder, one task a worker, and one collector.
+
+    plan ─feeder─▶ todo ─▶ workers (stage, run) ─▶ done ─▶ collector (keep, count)
+
+The channels are bounded, so a plan of any length runs in little memory. What the workers hand over is kept even when the job is stopped: a stop
+cancels feeder and workers only, and what they have finished by then still goes to the collector. Only the collector's task
+changes the job's state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from pfsmount.errors import PfsError
+from pfsmount.repo.results import find_result
+from pfsmount.repo.store import Store
+from runner.collect import Collector, Finished
+from runner.datum import Datum
+from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
+from runner.jobs import JobDirectory
+from runner.staging import Staged, Staging
+from runner.state import Event, JobState, advance
+
+LOOKAHEAD = 10_000
+"""Datums that are planned ahead: so many are known before the first one runs."""
+_DONE_MAX = 256
+_TAKE_AT_ONCE = 32
+_TRIES = 2
+
+
+class Work:
+    """The datums of a plan, split into those that must run and those whose result is there. One thread at a time."""
+
+    def __init__(self, store: Store, plan: Iterator[Datum], collector_skip: Callable[[Datum], None]) -> None:
+        self._store, self._plan, self._skip = store, plan, collector_skip
+        self.planned = 0
+        """Datums that were looked at."""
+        self.exhausted = False
+
+    def take(self, count: int) -> tuple[list[Datum], int]:
+        """Up to `count` datums to run, and how many were skipped before they were found. Raises Corrupt."""
+        found: list[Datum] = []
+        skipped = 0
+        while len(found) < count:
+            datum = next(self._plan, None)
+            if datum is None:
+                self.exhausted = True
+                break
+            self.planned += 1
+            if find_result(self._store, datum.key) is None:
+                found.append(datum)
+            else:
+                self._skip(datum)
+                skipped += 1
+        return found, skipped
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The run of one job's datums."""
+
+    store: Store
+    executor: Executor
+    staging: Staging
+    collector: Collector
+    directory: JobDirectory
+    task_of: Callable[[Datum, Path, Staged], Task]
+    workers: int
+    fail_fast: bool
+    on_change: Callable[[JobState, int | None], None]
+    """Called with the state and, once it is known, the total number of datums."""
+    state: JobState = field(default_factory=JobState)
+    total: int | None = None
+    dangling: list[str] = field(default_factory=list)
+    """Symlinks in inputs that lead out of what a datum sees."""
+    _running: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _draining: bool = False
+
+    def stop(self) -> None:
+        """End the job: what runs is killed, what has finished is kept."""
+        if not self.state.phase.is_over:
+            self.state = advance(self.state, Event.STOP_ASKED)
+        self._running.cancel()
+
+    def count(self, event: Event, count: int = 1) -> None:
+        """Let datums end."""
+        if count:
+            self.state = advance(self.state, event, count)
+            self.on_change(self.state, self.total)
+
+    async def run(self, first: list[Datum], work: Work, worker: Worker) -> None:
+        """Run `first`, then what else there is in `work`. `worker` is one that is open already.
+
+        Raises what the executor, staging and the store raise when the job cannot go on, in groups.
+        """
+        send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
+        send_todo, todo = trio.open_memory_channel[Datum](self.workers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._collect, done)
+            async with send_done:
+                with self._running:
+                    async with trio.open_nursery() as pool:
+                        pool.start_soon(self._feed, first, work, send_todo)
+                        async with todo:
+                            pool.start_soon(self._slot, worker, todo.clone(), send_done.clone())
+                            for _ in range(self.workers - 1):
+                                pool.start_soon(self._slot, None, todo.clone(), send_done.clone())
+        self.state = advance(self.state, Event.DATUMS_ENDED)
+
+    async def _feed(self, first: list[Datum], work: Work, todo: trio.MemorySendChannel[Datum]) -> None:
+        async with todo:
+            datums = first
+            while datums and not self._draining:
+                for datum in datums:
+                    if self._draining:
+                        return
+                    await todo.send(datum)
+                if work.exhausted:
+                    return
+                datums, skipped = await trio.to_thread.run_sync(work.take, LOOKAHEAD)
+                self._know_total(work)
+                self.count(Event.DATUM_SKIPPED, skipped)
+
+    def _know_total(self, work: Work) -> None:
+        if work.exhausted and self.total is None:
+            self.total = work.planned
+
+    async def _slot(
+        self,
+        worker: Worker | None,
+        todo: trio.MemoryReceiveChannel[Datum],
+        done: trio.MemorySendChannel[Finished],
+    ) -> None:
+        """One worker after another, until there is nothing to do."""
+        async with todo, done:
+            lost: Datum | None = None
+            if worker is not None:
+                lost = await self._serve(worker, None, todo, done)
+                if lost is None:
+                    return
+            datum = lost or await _receive(todo)
+            while datum is not None:
+                async with self.executor.open_worker() as another:
+                    lost = await self._serve(another, datum, todo, done, tries=1 if lost is None else _TRIES)
+                datum = lost
+
+    async def _serve(
+        self,
+        worker: Worker,
+        datum: Datum | None,
+        todo: trio.MemoryReceiveChannel[Datum],
+        done: trio.MemorySendChannel[Finished],
+        tries: int = 1,
+    ) -> Datum | None:
+        """Run datums on a worker until there is nothing to do (None), or until it is lost: then the datum to try again.
+
+        The first one may be given; `tries` counts its tries, this one included.
+        """
+        if datum is None:
+            datum = await _receive(todo)
+        while datum is not None:
+            if not self._draining:
+                try:
+                    finished = await self._run_one(worker, datum)
+                except WorkerLost as error:
+                    if tries < _TRIES:
+                        return datum
+                    finished = Finished(datum, self.directory.new_scratch(), _failed(error))
+                    await _hand_over(finished, done)
+                    return await _receive(todo)
+                await _hand_over(finished, done)
+            tries = 1
+            datum = await _receive(todo)
+        return None
+
+    async def _run_one(self, worker: Worker, datum: Datum) -> Finished:
+        prepared = await trio.to_thread.run_sync(self._prepare, datum)
+        if prepared is None:
+            return Finished(datum, None, None)
+        scratch, staged = prepared
+        self.dangling += staged.dangling[:1] if len(self.dangling) < 10 else ()
+        try:
+            outcome = await worker.run(self.task_of(datum, scratch, staged))
+        except WorkerLost:
+            raise
+        except ExecutorError as error:
+            outcome = _failed(error)
+        return Finished(datum, scratch, outcome)
+
+    def _prepare(self, datum: Datum) -> tuple[Path, Staged] | None:
+        """Stage a datum; None when another job has finished it since it was planned."""
+        if find_result(self.store, datum.key) is not None:
+            return None
+        scratch = self.directory.new_scratch()
+        return scratch, self.staging.stage(datum, scratch / "in")
+
+    async def _collect(self, done: trio.MemoryReceiveChannel[Finished]) -> None:
+        async with done:
+            while True:
+                wait = self.collector.flush_in
+                items: list[Finished] | None = []
+                with trio.move_on_after(float("inf") if wait is None else wait):
+                    items = await _receive_some(done)
+                if items:
+                    for event in await trio.to_thread.run_sync(self._take, items):
+                        self.count(event)
+                if items is None or self.collector.flush_in == 0:
+                    await trio.to_thread.run_sync(self.collector.flush)
+                if items is None:
+                    return
+
+    def _take(self, items: list[Finished]) -> list[Event]:
+        events = []
+        for finished in items:
+            ok = self.collector.take(finished)
+            if finished.outcome is None:
+                events.append(Event.DATUM_SKIPPED)
+            else:
+                events.append(Event.DATUM_PROCESSED if ok else Event.DATUM_FAILED)
+                if not ok and self.fail_fast:
+                    self._draining = True
+                    events.append(Event.FAILED_FAST)
+        self.collector.write_progress({**self.state.counts(), "total": self.total, "phase": str(self.state.phase)})
+        return events
+
+
+async def _receive(todo: trio.MemoryReceiveChannel[Datum]) -> Datum | None:
+    try:
+        return await todo.receive()
+    except trio.EndOfChannel:
+        return None
+
+
+async def _receive_some(done: trio.MemoryReceiveChannel[Finished]) -> list[Finished] | None:
+    """At least one; None at the end."""
+    try:
+        items = [await done.receive()]
+        while len(items) < _TAKE_AT_ONCE:
+            items.append(done.receive_nowait())
+    except trio.WouldBlock:
+        pass
+    except trio.EndOfChannel:
+        return None
+    return items
+
+
+async def _hand_over(finished: Finished, done: trio.MemorySendChannel[Finished]) -> None:
+    """Not even a stop loses what has been finished."""
+    with trio.CancelScope(shield=True):
+        try:
+            await done.send(finished)
+        except trio.BrokenResourceError:
+            # the collector failed, which ends the job
+            await trio.lowlevel.checkpoint()
+
+
+def _failed(error: PfsError) -> Outcome:
+    """The end of a datum that the executor could not bring to one."""
+    now = time.time_ns()
+    return Outcome(Reason.FAILED, None, None, error.message, now, now, 0, 0.0, 0.0)

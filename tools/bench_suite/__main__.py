@@ -1,0 +1,97 @@
+"""`python -m tools.bench_suite`: the command behind tools/bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tools.bench_suite import job_rows, mount_rows, store_rows
+from tools.bench_suite.bench import PROJECT, Bench
+from tools.bench_suite.machine import describe_machine, machine_facts
+from tools.bench_suite.measure import Result, run_row
+from tools.bench_suite.report import as_json, table
+from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
+
+# Importing them registers their rows.
+ROWS = (store_rows, mount_rows, job_rows)
+
+
+def main() -> int:
+    """Returns 0 when every row that can be measured here was measured, whatever came out."""
+    options = _parser().parse_args()
+    sizes = SMALL if options.small else Sizes()
+    if options.list:
+        for row in all_rows().values():
+            print(f"{row.name:<24} {row.title.format_map(sizes.words())}")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rows = [all_rows()[name] for name in options.only] if options.only else list(all_rows().values())
+    started = time.time()
+    base = (options.dir or _own_directory()).absolute()
+    with Bench(base / f"work-{os.getpid()}", sizes) as bench:
+        facts = machine_facts(bench.directory)
+        print(describe_machine(facts) + "\n", flush=True)
+        results = [_run(row, bench, options.repeat) for row in rows]
+        _progress("")
+    print(table(results, sizes))
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(started))
+    path: Path = options.json or _own_directory() / f"{stamp}.json"
+    when = {"started": started, "seconds": time.time() - started, "repeat": options.repeat, "small": options.small}
+    path.write_text(json.dumps(as_json(results, sizes, facts, when), indent=1, ensure_ascii=False) + "\n")
+    print(f"\n{time.time() - started:.0f} s in all; also in {path}")
+    return int(any(result.status == "failed" for result in results))
+
+
+def _run(row: Row, bench: Bench, repeat: int) -> Result:
+    result = run_row(row, bench, repeat, lambda text: _progress(f"{row.name}: {text}"))
+    _progress("")
+    if not sys.stdout.isatty() and not result.sides:
+        print(f"{row.name}: {result.status}: {result.reason}", file=sys.stderr, flush=True)
+    return result
+
+
+def _progress(text: str) -> None:
+    """On a terminal, one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _own_directory() -> Path:
+    """`.bench` in the project, which git does not see."""
+    path = PROJECT / ".bench"
+    path.mkdir(exist_ok=True)
+    ignore = path / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/bench",
+        description="Measure pfs, each row against its yardstick in the same run: ours, theirs, ours, theirs … "
+        "Shown are medians, in brackets the least and the greatest value, and the ratio of the medians.",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(all_rows()), help="only these rows")
+    parser.add_argument("--list", action="store_true", help="list the rows")
+    parser.add_argument("--small", action="store_true", help="tiny sizes: seconds; the numbers mean nothing")
+    parser.add_argument("--repeat", type=_positive, default=3, metavar="N", help="repeats of each side (3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the JSON goes (.bench/DATE.json)")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="where to work (.bench); what is made there is deleted")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The place where rows work: its directories, the files to work on, the commands.
+
+Nothing that has many small files is deleted before the end: for five minutes ext4 does not use the inode of a deleted file again, and
+looks at each of them for each file that it creates, which made `cp -r` of 20 000 files take 19 s instead of 1.1 s here. For the same reason
+directories are spread over the disk as those of different users are (`chattr +T`), so that a second benchmark does not pay for the first.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from tools.bench_suite.row import Broken, Sizes, Unavailable
+
+PROJECT = Path(__file__).resolve().parents[2]
+FILES_A_DIRECTORY = 200
+_DROP = Path("/proc/sys/vm/drop_caches")
+_GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x00020000
+_PROBE_FILES = 300
+_SLOW_CREATE = 300e-6
+_TIMEOUT = 900
+
+
+class Bench:
+    """The workspace of one run. `close` (or leaving the context) unmounts and deletes everything."""
+
+    def __init__(self, directory: Path, sizes: Sizes) -> None:
+        self.directory = directory
+        self.sizes = sizes
+        self._made: dict[str, Path] = {}
+        self._count = 0
+        self._stack = ExitStack()
+        self._notes: list[str] = []
+        directory.mkdir(parents=True)
+        _spread_directories(directory)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @contextmanager
+    def row(self) -> Iterator[list[str]]:
+        """What one row opens, and what is to be said about it (given back)."""
+        self._notes = []
+        with self._stack:
+            yield self._notes
+        self._stack = ExitStack()
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Do something when the row ends, however it does."""
+        self._stack.callback(action)
+
+    def note(self, text: str) -> None:
+        """Say something about the row that is being measured."""
+        if text not in self._notes:
+            self._notes.append(text)
+
+    # Places and files
+
+    def fresh(self, name: str) -> Path:
+        """A path that nothing was ever made at."""
+        self._count += 1
+        return self.directory / f"{self._count:03}-{name}"
+
+    def need_space(self, size: int) -> None:
+        """Raises Unavailable when the disk has less than `size` bytes (and some reserve)."""
+        found = os.statvfs(self.directory)
+        free = found.f_bavail * found.f_frsize
+        if free < size + (256 << 20):
+            raise Unavailable(f"it needs {(size >> 20) + 256:,} MiB on the disk, {free >> 20:,} are free")
+
+    def tree(self, count: int) -> Path:
+        """A directory of `count` small files with random content, 200 in a directory; made once."""
+        return self._once(f"tree-{count}", lambda path: self._make_tree(path, count))
+
+    def big_file(self) -> Path:
+        """A large file with random content; made once."""
+        return self._once("big-file", self._make_big_file)
+
+    def _once(self, name: str, make: Callable[[Path], None]) -> Path:
+        if name not in self._made:
+            path = self.fresh(name)
+            make(path)
+            self._made[name] = path
+        return self._made[name]
+
+    def _make_tree(self, path: Path, count: int) -> None:
+        self.need_space(2 * count * self.sizes.small_size)
+        data = random.Random(count)
+        for start in range(0, count, FILES_A_DIRECTORY):
+            directory = path / f"d{start // FILES_A_DIRECTORY:04}"
+            directory.mkdir(parents=True)
+            for i in range(start, min(start + FILES_A_DIRECTORY, count)):
+                (directory / f"file-{i:06}.bin").write_bytes(data.randbytes(self.sizes.small_size))
+
+    def _make_big_file(self, path: Path) -> None:
+        self.need_space(3 * self.sizes.big_size)
+        left = self.sizes.big_size
+        with open(path, "wb") as file:
+            while left:
+                left -= file.write(os.urandom(min(left, 16 << 20)))
+
+    def store(self, repos: Sequence[str] = ("images",)) -> Path:
+        """A new store with empty repos."""
+        path = self.fresh("store")
+        self.pfs(path, "init")
+        for repo in repos:
+            self.pfs(path, "repo", "create", repo)
+        return path
+
+    def store_with(self, source: Path) -> Path:
+        """A store whose `images@master` is a directory of the disk; made once, not to be changed."""
+
+        def make(path: Path) -> None:
+            self.pfs(path, "init")
+            self.pfs(path, "repo", "create", "images")
+            self.pfs(path, "put", source, "images@master:/")
+
+        return self._once(f"store-with-{source.name}", make)
+
+    # Commands
+
+    def pfs(self, store: Path, *arguments: str | os.PathLike[str]) -> str:
+        """Run `pfs` on a store. Raises Broken."""
+        return self._python("pfsmount.cli.app", store, arguments)
+
+    def pfsjob(self, store: Path, *arguments: str | os.PathLike[str]) -> str:
+        """Run `pfsjob` on a store. Raises Broken."""
+        return self._python("runner.cli", store, arguments)
+
+    def _python(self, module: str, store: Path, arguments: Sequence[str | os.PathLike[str]]) -> str:
+        environment = {
+            **os.environ,
+            "PFS_STORE": str(store),
+            "PFS_AUTHOR": "bench@here",
+            "PYTHONPATH": str(PROJECT),
+        }
+        return self.run([sys.executable, "-P", "-m", module, *arguments], environment)
+
+    def run(self, command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None) -> str:
+        """Run a command and return what it printed. Raises Broken."""
+        said = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+        )
+        if said.returncode:
+            shown = " ".join(os.fspath(part) for part in command[:8]).replace(f"{sys.executable} -P -m ", "")
+            last = (said.stderr.strip() or said.stdout.strip()).splitlines()[-3:]
+            raise Broken(f"{shown}: exit code {said.returncode}: {' | '.join(last)}")
+        return said.stdout
+
+    def to_null(self, *command: str | os.PathLike[str]) -> None:
+        """Run a command whose output is thrown away by the kernel. Raises Broken."""
+        said = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=_TIMEOUT
+        )
+        if said.returncode:
+            last = said.stderr.decode(errors="replace").strip().splitlines()[-3:]
+            raise Broken(f"{os.fspath(command[0])}: exit code {said.returncode}: {' | '.join(last)}")
+
+    def drop_caches(self, *programs: str) -> None:
+        """Empty the page cache and those of names and inodes; then load the programs that will be used."""
+        os.sync()
+        _DROP.write_text("3\n")
+        for program in programs:
+            subprocess.run([program, "--version"], stdout=subprocess.DEVNULL, check=True)
+
+    def need_cold(self) -> None:
+        """Raises Unavailable when this user cannot empty the page cache."""
+        if not os.access(_DROP, os.W_OK):
+            raise Unavailable(f"only root can empty the page cache ({_DROP})")
+
+    # The mount
+
+    def need_mount(self) -> None:
+        """Raises Unavailable where nothing can be mounted."""
+        _need_module("pfsmount.cli.mount", "pfs mount")
+        if shutil.which("fusermount3") is None:
+            raise Unavailable("there is no fusermount3 (package fuse3)")
+        try:
+            os.close(os.open("/dev/fuse", os.O_RDWR))
+        except OSError as error:
+            raise Unavailable(f"/dev/fuse cannot be used: {error.strerror}") from error
+
+    def need_jobs(self) -> None:
+        """Raises Unavailable where no job can be run."""
+        _need_module("runner.cli", "pfsjob")
+
+    def mount(self, store: Path) -> Mount:
+        """A place for mounts of a store, unmounted when the row ends."""
+        self.need_mount()
+        place = self.fresh("mount")
+        place.mkdir()
+        mount = Mount(self, store, place)
+        self.at_end(mount.leave)
+        return mount
+
+    # Is the machine fit to be compared with?
+
+    def watch_creation(self) -> None:
+        """Note it when this disk creates files so slowly just now that it is no yardstick."""
+        place = self.fresh("probe")
+        place.mkdir()
+        started = time.perf_counter()
+        for i in range(_PROBE_FILES):
+            os.close(os.open(place / str(i), os.O_WRONLY | os.O_CREAT, 0o600))
+        each = (time.perf_counter() - started) / _PROBE_FILES
+        if each > _SLOW_CREATE:
+            self.note(
+                f"the yardstick is slow: creating an empty file took {each * 1e6:,.0f} µs (on ext4, many files deleted "
+                "within the last minutes do that)"
+            )
+
+
+class Mount:
+    """One mount point on which a store is mounted again and again."""
+
+    def __init__(self, bench: Bench, store: Path, place: Path) -> None:
+        self._bench, self._store, self._is_mounted = bench, store, False
+        self.place = place
+
+    def enter(self) -> Path:
+        """Mount; `images@master` is the path that comes back. Raises Broken."""
+        self.leave()
+        self._is_mounted = True
+        self._bench.pfs(self._store, "mount", self.place)
+        return self.root
+
+    @property
+    def root(self) -> Path:
+        """Where the branch is seen."""
+        return self.place / "images@master"
+
+    def leave(self) -> None:
+        """Unmount, if need be by force. Raises Broken."""
+        if not self._is_mounted:
+            return
+        try:
+            self._bench.pfs(self._store, "umount", self.place)
+        except Broken:
+            if self.place.is_mount():
+                subprocess.run(["fusermount3", "-uz", self.place], check=False, capture_output=True)
+                raise
+        self._is_mounted = False
+
+
+def _need_module(name: str, command: str) -> None:
+    try:
+        found = find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise Unavailable(f"this version has no '{command}'")
+
+
+def _spread_directories(path: Path) -> None:
+    """Let ext4 place each directory below as if it were a top one; other filesystems ignore or refuse it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = array.array("L", [0])
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+        flags[0] |= _TOP_DIRECTORY
+        fcntl.ioctl(fd, _SET_FLAGS, flags)
+    except OSError:
+        pass  # it only makes the yardstick steadier
+    finally:
+        os.close(fd)
+
+
+def median_time(action: Callable[[int], object], times: int) -> float:
+    """The median time of an action that is done many times, in seconds; it is told how often it was done."""
+    taken = []
+    for i in range(times):
+        started = time.perf_counter()
+        action(i)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
