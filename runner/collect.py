@@ -47,7 +47,8 @@ class Collector:
 
     def __init__(self, store: Store, job: str, directory: JobDirectory) -> None:
         self._store, self._job, self._directory = store, job, directory
-        self._keys = bytearray()
+        self.keys = bytearray()
+        """Of the datums that have a result, 32 bytes each, in the order in which they ended."""
         self.failed: dict[ObjectId, Entry] = {}
         self.dangling_outputs: list[str] = []
         self._batch: Batch | None = None
@@ -65,15 +66,11 @@ class Collector:
             return 0.0
         return max(0.0, self._oldest + FLUSH_S - time.monotonic())
 
-    def skip(self, key: ObjectId) -> None:
-        """Count a datum whose result was there already into the job."""
-        self._keys += key
-
     def take(self, finished: Finished) -> bool:
         """Keep what a datum left, and delete its scratch directory; False when it failed. Raises NoSpace, PfsError."""
         datum = finished.datum
         if finished.outcome is None:
-            self.skip(datum.key)
+            self.keys += datum.key
             return True
         assert finished.scratch is not None
         if self._batch is None:
@@ -84,7 +81,7 @@ class Collector:
         self._unflushed += 1
         if ok:
             self._results[datum.key] = entry
-            self._keys += datum.key
+            self.keys += datum.key
         else:
             self.failed[datum.key] = entry
         return ok
@@ -136,13 +133,12 @@ class Collector:
             self._progress_at = now + _PROGRESS_S
             self._directory.write_progress(value)
 
-    def finished(self) -> Iterator[tuple[ObjectId, Entry]]:
-        """All datums of the job that have a result, in the order in which they ended. Raises Corrupt."""
-        for at in range(0, len(self._keys), _KEY_BYTES):
-            key = ObjectId(bytes(self._keys[at : at + _KEY_BYTES]))
-            entry = find_result(self._store, key)
-            if entry is None:
-                raise Corrupt(
-                    f"the result of datum {key.hex()[:12]} has gone while the job ran", hint="run the job again"
-                )
-            yield key, entry
+
+def results_of(store: Store, keys: bytes) -> Iterator[tuple[ObjectId, Entry]]:
+    """Keys (32 bytes each) with the directories of their datums. Raises Corrupt."""
+    for at in range(0, len(keys), _KEY_BYTES):
+        key = ObjectId(keys[at : at + _KEY_BYTES])
+        entry = find_result(store, key)
+        if entry is None:
+            raise Corrupt(f"the result of datum {key.hex()[:12]} has gone while the job ran", hint="run the job again")
+        yield key, entry

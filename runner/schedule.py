@@ -3,8 +3,8 @@
     plan ─feeder─▶ todo ─▶ workers (stage, run) ─▶ done ─▶ collector (keep, count)
 
 The channels are bounded, so a plan of any length runs in little memory. What the workers hand over is kept even when the job is stopped: a stop
-cancels feeder and workers only, and what they have finished by then still goes to the collector. Only the collector's task
-changes the job's state.
+cancels feeder and workers only, and what they have finished by then still goes to the collector. The state changes in the trio thread only;
+threads do what blocks.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ LOOKAHEAD = 10_000
 """Datums that are planned ahead: so many are known before the first one runs."""
 _DONE_MAX = 256
 _TAKE_AT_ONCE = 32
-_TRIES = 2
 
 
 class Work:
     """The datums of a plan, split into those that must run and those whose result is there. One thread at a time."""
 
-    def __init__(self, store: Store, plan: Iterator[Datum], collector_skip: Callable[[Datum], None]) -> None:
-        self._store, self._plan, self._skip = store, plan, collector_skip
+    def __init__(self, store: Store, plan: Iterator[Datum]) -> None:
+        self._store, self._plan = store, plan
         self.planned = 0
         """Datums that were looked at."""
         self.exhausted = False
+        self.skipped_keys = bytearray()
+        """32 bytes each."""
 
     def take(self, count: int) -> tuple[list[Datum], int]:
         """Up to `count` datums to run, and how many were skipped before they were found. Raises Corrupt."""
@@ -55,7 +56,7 @@ class Work:
             if find_result(self._store, datum.key) is None:
                 found.append(datum)
             else:
-                self._skip(datum)
+                self.skipped_keys += datum.key
                 skipped += 1
         return found, skipped
 
@@ -115,7 +116,7 @@ class Schedule:
     async def _feed(self, first: list[Datum], work: Work, todo: trio.MemorySendChannel[Datum]) -> None:
         async with todo:
             datums = first
-            while datums and not self._draining:
+            while datums:
                 for datum in datums:
                     if self._draining:
                         return
@@ -138,16 +139,10 @@ class Schedule:
     ) -> None:
         """One worker after another, until there is nothing to do."""
         async with todo, done:
-            lost: Datum | None = None
-            if worker is not None:
-                lost = await self._serve(worker, None, todo, done)
-                if lost is None:
-                    return
-            datum = lost or await _receive(todo)
-            while datum is not None:
+            again = None if worker is None else await self._serve(worker, None, todo, done)
+            while (datum := again or await _receive(todo)) is not None:
                 async with self.executor.open_worker() as another:
-                    lost = await self._serve(another, datum, todo, done, tries=1 if lost is None else _TRIES)
-                datum = lost
+                    again = await self._serve(another, datum, todo, done, last_try=again is not None)
 
     async def _serve(
         self,
@@ -155,11 +150,12 @@ class Schedule:
         datum: Datum | None,
         todo: trio.MemoryReceiveChannel[Datum],
         done: trio.MemorySendChannel[Finished],
-        tries: int = 1,
+        *,
+        last_try: bool = False,
     ) -> Datum | None:
-        """Run datums on a worker until there is nothing to do (None), or until it is lost: then the datum to try again.
+        """Run datums, beginning with the one given, until there is nothing to do or the worker is lost.
 
-        The first one may be given; `tries` counts its tries, this one included.
+        Returns the datum that another worker is to try again.
         """
         if datum is None:
             datum = await _receive(todo)
@@ -168,13 +164,12 @@ class Schedule:
                 try:
                     finished = await self._run_one(worker, datum)
                 except WorkerLost as error:
-                    if tries < _TRIES:
+                    if not last_try:
                         return datum
-                    finished = Finished(datum, self.directory.new_scratch(), _failed(error))
-                    await _hand_over(finished, done)
-                    return await _receive(todo)
+                    await _hand_over(Finished(datum, self.directory.new_scratch(), _failed(error)), done)
+                    return None
                 await _hand_over(finished, done)
-            tries = 1
+            last_try = False
             datum = await _receive(todo)
         return None
 
@@ -240,12 +235,13 @@ async def _receive_some(done: trio.MemoryReceiveChannel[Finished]) -> list[Finis
     """At least one; None at the end."""
     try:
         items = [await done.receive()]
-        while len(items) < _TAKE_AT_ONCE:
-            items.append(done.receive_nowait())
-    except trio.WouldBlock:
-        pass
     except trio.EndOfChannel:
         return None
+    try:
+        while len(items) < _TAKE_AT_ONCE:
+            items.append(done.receive_nowait())
+    except (trio.WouldBlock, trio.EndOfChannel):
+        pass
     return items
 
 

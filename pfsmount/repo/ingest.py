@@ -176,6 +176,8 @@ def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, d
     """
     if base is None or (delete and base.kind is not over.kind):
         return over
+    if over.kind is Kind.DIRECTORY and over.id == base.id:
+        return base
     if over.kind is not Kind.DIRECTORY:
         if base.kind is Kind.DIRECTORY:
             raise IsADirectory(f"{_where(path)} is a directory; a file cannot replace it")

@@ -263,11 +263,15 @@ class Worktree(WorktreeLook):
         where = f", the mount at {who['mount']}" if who.get("mount") else ""
         return f"process {who.get('pid', '?')}{where} has them"
 
+    def not_ours(self) -> ReadOnly:
+        """The error for changes while another process has the worktree."""
+        return ReadOnly(f"{self.title} has uncommitted changes elsewhere", hint=self.owner_text())
+
     def begin(self) -> None:
         if self.journal is not None:
             return
         if not self.owned and not self._take_lock():
-            raise ReadOnly(f"{self.title} has uncommitted changes elsewhere: {self.owner_text()}")
+            raise self.not_ours()
         state = self.store.worktree_state(self.repo.name, self.branch, self.name)
         path = self.journal_path(state.generation)
         if self.foreign is not None or path.exists():
@@ -390,7 +394,7 @@ class Worktree(WorktreeLook):
         self.root.epoch = self.epoch
         if self.journal is not None:
             effects = self.apply(move.after, move.head, move.root, journal)
-            self._release_if_clean()
+            self.release_if_clean()
             return effects
         self.base, self.root.entry = move.head, move.root
         return Effects([], [self.root.ino])
@@ -475,7 +479,7 @@ class Worktree(WorktreeLook):
             finally:
                 self.release_cut(cut)
                 self.data.empty_trash()
-            self._release_if_clean()
+            self.release_if_clean()
             return CommitResult(commit, unversioned, effects)
         raise AssertionError("unreachable")
 
@@ -501,7 +505,7 @@ class Worktree(WorktreeLook):
         self.epoch += 1
         self.root.epoch = self.epoch
         effects = self.apply(after, self.base, self.root.entry, journal)
-        self._release_if_clean()
+        self.release_if_clean()
         return effects
 
     def discard(self, paths: Collection[RepoPath] | None = None) -> Effects:
@@ -514,7 +518,8 @@ class Worktree(WorktreeLook):
         effects.add(self.follow())
         return effects
 
-    def _release_if_clean(self) -> None:
+    def release_if_clean(self) -> None:
+        """Give the lock back when nothing is changed."""
         if self.journal is None:
             self._unlock()
 

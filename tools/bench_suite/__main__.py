@@ -17,26 +17,28 @@ from tools.bench_suite.measure import Result, run_row
 from tools.bench_suite.report import as_json, table
 from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
 
-# Importing them registers their rows.
-ROWS = (store_rows, mount_rows, job_rows)
+# Importing them registers their rows; this is the order in which they are run.
+MODULES = (store_rows, mount_rows, job_rows)
 
 
 def main() -> int:
     """Returns 0 when every row that can be measured here was measured, whatever came out."""
-    options = _parser().parse_args()
+    rows = {
+        name: row for module in MODULES for name, row in all_rows().items() if row.set_up.__module__ == module.__name__
+    }
+    options = _parser(list(rows)).parse_args()
     sizes = SMALL if options.small else Sizes()
     if options.list:
-        for row in all_rows().values():
+        for row in rows.values():
             print(f"{row.name:<24} {row.title.format_map(sizes.words())}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    rows = [all_rows()[name] for name in options.only] if options.only else list(all_rows().values())
     started = time.time()
     base = (options.dir or _own_directory()).absolute()
     with Bench(base / f"work-{os.getpid()}", sizes) as bench:
         facts = machine_facts(bench.directory)
         print(describe_machine(facts) + "\n", flush=True)
-        results = [_run(row, bench, options.repeat) for row in rows]
+        results = [_run(rows[name], bench, options.repeat) for name in options.only or rows]
         _progress("")
     print(table(results, sizes))
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(started))
@@ -71,13 +73,13 @@ def _own_directory() -> Path:
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/bench",
         description="Measure pfs, each row against its yardstick in the same run: ours, theirs, ours, theirs … "
         "Shown are medians, in brackets the least and the greatest value, and the ratio of the medians.",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(all_rows()), help="only these rows")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="only these rows")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--small", action="store_true", help="tiny sizes: seconds; the numbers mean nothing")
     parser.add_argument("--repeat", type=_positive, default=3, metavar="N", help="repeats of each side (3)")
@@ -94,4 +96,7 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; what was made is deleted")

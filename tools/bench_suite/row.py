@@ -155,7 +155,7 @@ _REGISTRY = _Registry()
 def row(
     name: str, title: str, *goals: Goal, unit: Unit = "seconds"
 ) -> Callable[[Callable[[Bench], Contest]], Callable[[Bench], Contest]]:
-    """Register a function as a row; rows are run in the order in which they are registered."""
+    """Register a function as a row; the rows of a module are run in the order of its functions."""
 
     def register(set_up: Callable[[Bench], Contest]) -> Callable[[Bench], Contest]:
         if name in _REGISTRY.rows:
