@@ -48,11 +48,13 @@ class Collector:
     def __init__(self, store: Store, job: str, directory: JobDirectory) -> None:
         self._store, self._job, self._directory = store, job, directory
         self.keys = bytearray()
-        """Of the datums that have a result, 32 bytes each, in the order in which they ended."""
+        """Of the datums that have a durable result, 32 bytes each, in the order in which they ended."""
         self.failed: dict[ObjectId, Entry] = {}
+        """Those that failed, and what is kept of them."""
         self.dangling_outputs: list[str] = []
         self._batch: Batch | None = None
         self._results: dict[ObjectId, Entry] = {}
+        self._failures: dict[ObjectId, Entry] = {}
         self._unflushed = 0
         self._oldest = 0.0
         self._progress_at = 0.0
@@ -81,9 +83,8 @@ class Collector:
         self._unflushed += 1
         if ok:
             self._results[datum.key] = entry
-            self.keys += datum.key
         else:
-            self.failed[datum.key] = entry
+            self._failures[datum.key] = entry
         return ok
 
     def _ingest(self, batch: Batch, datum: Datum, scratch: Path, outcome: Outcome) -> tuple[Entry, bool]:
@@ -114,17 +115,14 @@ class Collector:
     def flush(self) -> None:
         """Make everything taken so far durable, and known to all jobs. Raises NoSpace; then it is lost."""
         batch, self._batch = self._batch, None
+        results, self._results = self._results, {}
+        failures, self._failures = self._failures, {}
+        self._unflushed = 0
         if batch is not None:
             with batch:
-                save_results(self._store, batch, self._results)
-        self._results = {}
-        self._unflushed = 0
-
-    def close(self) -> None:
-        """Give up what was not flushed."""
-        if self._batch is not None:
-            with self._batch:
-                self._batch = None
+                save_results(self._store, batch, results)
+            self.keys += b"".join(results)
+            self.failed |= failures
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Let others see how far the job is, a few times a second at most."""

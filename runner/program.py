@@ -102,9 +102,12 @@ class Program:
 
     def places(self) -> list[Path]:
         """What the program must find where it is, even below /tmp."""
-        found = [self.executable.place, *(file.place for file in self.files)]
-        if self.interpreter is not None:
-            found.append(self.interpreter.place)
+        programs = [self.executable.place] if self.interpreter is None else [self.executable.place, self.interpreter.place]
+        found = [file.place for file in self.files]
+        for place in programs:
+            found.append(place)
+            if place.parent.name == "bin" and (place.parent.parent / "pyvenv.cfg").exists():
+                found.append(place.parent.parent)
         if self.directory is not None:
             found.append(self.directory)
         return found

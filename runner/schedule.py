@@ -75,6 +75,8 @@ class Schedule:
     fail_fast: bool
     on_change: Callable[[JobState, int | None], None]
     """Called with the state and, once it is known, the total number of datums."""
+    kept: int = 0
+    """Datums of the total that were not planned, because an earlier job's record has them."""
     state: JobState = field(default_factory=JobState)
     total: int | None = None
     dangling: list[str] = field(default_factory=list)
@@ -99,6 +101,7 @@ class Schedule:
 
         Raises what the executor, staging and the store raise when the job cannot go on, in groups.
         """
+        self._know_total(work)
         send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
         send_todo, todo = trio.open_memory_channel[Datum](self.workers)
         async with trio.open_nursery() as nursery:
@@ -129,7 +132,7 @@ class Schedule:
 
     def _know_total(self, work: Work) -> None:
         if work.exhausted and self.total is None:
-            self.total = work.planned
+            self.total = self.kept + work.planned
 
     async def _slot(
         self,

@@ -16,7 +16,7 @@ from pfsmount.fs.places import FOREVER, Found, Later, OpenFile, Place, Step
 from pfsmount.ids import RESERVED_ROOT_NAME, display
 from pfsmount.repo.overlay import ROOT_INO
 from pfsmount.repo.overlay_data import write_all
-from pfsmount.repo.overlay_nodes import Attributes, Change, FileData, Node, NodeKind, Stale, path_of
+from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, path_of
 from pfsmount.repo.worktree import Worktree
 from pfsmount.repo.worktree_files import Frozen
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
@@ -102,6 +102,10 @@ class BranchPlace(Place):
 
     def found(self, ino: int) -> Found:
         return self._show(self.worktree.node(ino))
+
+    def parent(self, ino: int) -> int:
+        above = self.worktree.node(ino).parent
+        return ROOT_INO if above is None else above.ino
 
     def forget(self, ino: int, count: int) -> None:
         self.worktree.forget(ino, count)
@@ -358,7 +362,3 @@ class WorktreeSync(_InFlight):
         """Raises OSError."""
         self._branch.worktree.sync_now(self._fds)
 
-
-def no_attributes(ino: int) -> Attributes:
-    """What a branch that nobody has opened yet shows in a listing of the root: a directory."""
-    return Attributes(ino, NodeKind.DIRECTORY, 0o755, 1, 0, 0, 0, 0, 0, 0)

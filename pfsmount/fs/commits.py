@@ -194,6 +194,10 @@ class CommitPlace(Place):
             at = at.parent
         return "/".join([self.name, *(repr(name)[2:-1] for name in reversed(names))])
 
+    def parent(self, ino: int) -> int:
+        above = self._directory(ino).parent
+        return ROOT_INO if above is None or above.ino not in self._directories else above.ino
+
     def tell_root(self) -> Found:
         """The root directory, with a lookup counted."""
         self._root.lookups += 1

@@ -116,14 +116,14 @@ class Step(NamedTuple):
     name: bytes
     found: Found
     key: object
-    """For `Place.told`."""
+    """For `Place.told`; None: not a lookup."""
 
 
 class OpenDirectory:
     """An open directory.
 
-    Positions are counted from the first entry of this opening, and the names given out are kept, so a position goes on behind the name that it
-    followed, whatever was made or deleted meanwhile. `told` counts a lookup for each entry that the kernel took.
+    Positions are counted from the first entry of this opening (`.` and `..` are 1 and 2), and the names given out are kept, so a position goes on behind
+    the name that it followed, whatever was made or deleted meanwhile. `took` counts a lookup for each entry that the kernel took.
     """
 
     __slots__ = ("_at", "_names", "_steps", "ino", "place")
@@ -141,17 +141,25 @@ class OpenDirectory:
             self._names.clear()
             self._steps = None
         if self._steps is None or position != self._at:
-            after = self._names[position - 1] if position else b""
-            self._steps = self.place.list(self.ino, after)
+            self._steps = self._from(position)
         self._at = position
         return self._steps
+
+    def _from(self, position: int) -> Iterator[Step]:
+        place, ino = self.place, self.ino
+        if position < 1:
+            yield Step(b".", place.found(ino), None)
+        if position < 2:
+            yield Step(b"..", place.found(place.parent(ino)), None)
+        yield from place.list(ino, self._names[position - 1] if position > 2 else b"")
 
     def took(self, step: Step) -> int:
         """The kernel took the entry; returns the position behind it."""
         if self._at == len(self._names):
             self._names.append(step.name)
         self._at += 1
-        self.place.told(step.key)
+        if step.key is not None:
+            self.place.told(step.key)
         return self._at
 
     def stop(self) -> None:
@@ -182,11 +190,20 @@ class Place:
         raise NotImplementedError
 
     negative_timeout: float = 0
-    """Seconds for which the kernel may believe that a name is not there."""
+    """Seconds for which the kernel may believe that a name is not there, unless `timeout` is 0."""
+
+    @property
+    def timeout(self) -> float:
+        """0 while somebody else changes the place."""
+        return FOREVER
 
     def found(self, ino: int) -> Found:
         """An inode as it is now."""
         raise NotImplementedError
+
+    def parent(self, ino: int) -> int:
+        """The directory above a directory; of the topmost one itself."""
+        return ROOT_INO
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel gave back `count` lookups."""

@@ -7,9 +7,8 @@ cached is told to be forgotten after the gate is open again, because the kernel 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -18,11 +17,9 @@ import trio
 from pfsmount.errors import Conflict, NotFound
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.ids import RepoPath
-from pfsmount.repo.commit import Commit
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import Effects
 from pfsmount.repo.worktree import CommitResult
-from pfsmount.repo.worktree_commit import Cut
 from pfsmount.repo.worktree_status import WorktreeStatus
 from pfsmount.tree.diff import Change, diff
 from pfsmount.tree.entry import Entry
@@ -62,12 +59,6 @@ def _limiter() -> trio.CapacityLimiter:
     if _LIMITER is None:
         _LIMITER = trio.CapacityLimiter(32)
     return _LIMITER
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    commit: Commit | None
-    cut: Cut
 
 
 class Turning:
@@ -110,16 +101,10 @@ class Turning:
         async with self._turning:
             await self._follow()
 
-    def lags(self) -> bool:
-        """True when there is something to follow. Reads the index, no more. Raises NotFound."""
-        worktree = self.place.worktree
-        if worktree.owned:
-            return worktree.head() != worktree.base
-        return True
-
     async def _follow(self) -> None:
         worktree = self.place.worktree
-        effects = worktree.look()
+        worktree.look()
+        effects = worktree.take_unseen()
         old = worktree.root.entry
         try:
             behind = worktree.head() != worktree.base
@@ -268,5 +253,3 @@ class Turning:
                 await in_thread(lambda key=key, reading=reading: worktree.remember_hash(key, reading))  # type: ignore[misc]
         return worktree.status()
 
-
-Turn = Callable[[Turning], Awaitable[T]]

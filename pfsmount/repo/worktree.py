@@ -22,6 +22,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class Worktree(WorktreeLook):
         """Paths changed here and on the branch, when the last `follow` met any."""
         self.foreign: JournalReader | None = None
         """The journal of another owner, while there is one."""
+        self.unseen = Effects([], [])
+        """What changed other than by calls here, and nobody was told of yet."""
         self._replay: Replay | None = None
         self._lock = -1
         self._warmed: set[bytes] = set()
@@ -112,6 +115,7 @@ class Worktree(WorktreeLook):
         except BaseException:
             worktree.close()
             raise
+        worktree.take_unseen()
         if nowait:
             worktree.reader = NowaitReader(store.objects)
         return worktree
@@ -161,6 +165,7 @@ class Worktree(WorktreeLook):
                 return
             for record in reader.records():
                 replay.apply(record)
+            self.unseen.add(replay.effects)
             if torn := reader.torn_bytes():
                 log.warning("%s: cut %d bytes of an unfinished line off the journal", self.title, torn)
             self.journal = Journal.resume(reader)
@@ -222,9 +227,7 @@ class Worktree(WorktreeLook):
         with disk_errors("opening a worktree"):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(fd):
                 os.close(fd)
                 return False
             text = json.dumps(self.who).encode()
@@ -240,22 +243,7 @@ class Worktree(WorktreeLook):
 
     def owner(self) -> dict[str, Any] | None:
         """Who holds the lock, as it said of itself; None for nobody or this process."""
-        if self.owned:
-            return None
-        try:
-            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        except BlockingIOError:
-            with suppress(ValueError):
-                found = json.loads(os.pread(fd, 4096, 0))
-                return found if isinstance(found, dict) else {}
-            return {}
-        finally:
-            os.close(fd)
+        return None if self.owned else owner_of(self.path)
 
     def owner_text(self) -> str:
         """A hint that names the owner."""
@@ -284,15 +272,19 @@ class Worktree(WorktreeLook):
         self.journal = Journal.create(path, self.base)
         self.adopt(self.root, ROOT_NUMBER)
 
-    def reload(self) -> Effects:
+    def reload(self) -> None:
         """Forget what is in memory and read what is on disk; open files stay as they are. Not for an owner with changes."""
-        effects = self._drop_overlay()
+        self.unseen.add(self._drop_overlay())
         self._forget_foreign()
         reader, self.reader = self.reader, self.store.objects
         try:
             self._load(own=False)
         finally:
             self.reader = reader
+
+    def take_unseen(self) -> Effects:
+        """What changed other than by calls here since this was last called."""
+        effects, self.unseen = self.unseen, Effects([], [])
         return effects
 
     def _drop_overlay(self) -> Effects:
@@ -331,33 +323,38 @@ class Worktree(WorktreeLook):
         self.foreign = self._replay = None
         self.owns_data = True
 
-    def _tail(self) -> Effects:
+    def _tail(self) -> None:
         if self.foreign is None or self._replay is None:
-            return Effects([], [])
+            return
         reader, self.reader = self.reader, self.store.objects
         try:
             for record in self.foreign.records():
                 self._replay.apply(record)
         finally:
             self.reader = reader
-        effects, self._replay.effects = self._replay.effects, Effects([], [])
-        return effects
+        self.unseen.add(self._replay.effects)
+        self._replay.effects = Effects([], [])
 
-    def look(self) -> Effects:
+    def may_have_changed(self) -> bool:
+        """True when `look` may find something. Cheap enough to be asked ten times a second."""
+        if self.owned:
+            return bool(self.unseen.entries or self.unseen.attributes)
+        return self.foreign is not None or self.journal_path(self.generation).exists()
+
+    def look(self) -> None:
         """Bring a worktree that is not owned up to what is on disk. Does nothing for an owner. Raises NotFound, OSError, Corrupt."""
         if self.owned:
-            return Effects([], [])
+            return
         if self.foreign is not None:
-            if self.foreign.is_current and self._replay is not None:
-                return self._tail()
-            return self.reload()
+            if self.foreign.is_current and self._replay is not None and self.owner() is not None:
+                self._tail()
+            else:
+                self.reload()
+            return
         state = self.store.worktree_state(self.repo.name, self.branch, self.name)
         self.generation = state.generation
         if self.journal_path(state.generation).exists():
-            effects = self.reload()
-            effects.add(self._replay.effects if self._replay is not None else Effects([], []))
-            return effects
-        return Effects([], [])
+            self.reload()
 
     # Following the branch
 
@@ -547,3 +544,33 @@ class Worktree(WorktreeLook):
         finally:
             self.reader = reader
 
+
+
+def _try_lock(fd: int) -> bool:
+    # `owner` of another process holds a shared lock for some microseconds, which must not pass for an owner
+    for attempt in range(3):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.0005 * attempt)
+    return False
+
+
+def owner_of(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock of the worktree at `path`, as it said of itself; None for nobody."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with suppress(ValueError):
+            found = json.loads(os.pread(fd, 4096, 0))
+            return found if isinstance(found, dict) else {}
+        return {}
+    else:
+        return None
+    finally:
+        os.close(fd)

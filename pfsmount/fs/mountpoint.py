@@ -1,0 +1,233 @@
+"""Mount points and what the machine must have: looked at before anything is done, so that every obstacle is one clear line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from pfsmount.errors import (
+    Busy,
+    DirectoryNotEmpty,
+    InvalidInput,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from pfsmount.fs.records import MountRecord, live_mounts
+
+FUSE_DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+FS_TYPE = "pfs"
+_SOURCE = "pfs:"
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of mountinfo."""
+
+    point: str
+    device: str
+    """`major:minor`, as in /sys/class/bdi and /sys/fs/fuse/connections."""
+    type: str
+    source: str
+
+    @property
+    def is_pfs(self) -> bool:
+        return self.type == f"fuse.{FS_TYPE}"
+
+    @property
+    def is_fuse(self) -> bool:
+        return self.type == "fuse" or self.type.startswith("fuse.")
+
+    @property
+    def store(self) -> Path | None:
+        """The store that a pfs mount shows."""
+        if not self.is_pfs or not self.source.startswith(_SOURCE):
+            return None
+        return Path(os.fsdecode(unquote_to_bytes(self.source[len(_SOURCE) :])))
+
+
+def source_of(store: Path) -> str:
+    """The source that a mount of a store is listed with: printable ASCII, whatever the path is."""
+    return _SOURCE + quote_from_bytes(os.fsencode(store), safe="/")
+
+
+def mounts() -> list[Mounted]:
+    """What is mounted in this mount namespace; later ones cover earlier ones at the same point."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            before, _, after = line.partition(b" - ")
+            fields, rest = before.split(b" "), after.split(b" ")
+            found.append(
+                Mounted(_plain(fields[4]), fields[2].decode(), rest[0].decode("ascii", "replace"), _plain(rest[1]))
+            )
+    return found
+
+
+def _plain(raw: bytes) -> str:
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw))
+
+
+def mounted_at(point: str) -> Mounted | None:
+    """What is mounted at exactly this place."""
+    return next((mount for mount in reversed(mounts()) if mount.point == point), None)
+
+
+def real_path(path: Path) -> str:
+    """The mount point without symlinks; does not touch the last part, which may be a dead mount."""
+    absolute = Path(os.path.abspath(path))
+    return os.path.join(os.path.realpath(absolute.parent), absolute.name) if absolute.name else str(absolute)
+
+
+def live_at(mount: Mounted) -> MountRecord | None:
+    """The live daemon of a pfs mount, without touching the mount, which may hang."""
+    store = mount.store
+    if store is None:
+        return None
+    return next((record for record in live_mounts(store) if record.mount == mount.point), None)
+
+
+def check_mount_point(path: Path, store: Path, *, create: bool = False) -> tuple[str, str | None]:
+    """Make sure that something can be mounted at `path`; returns its real path and, maybe, a note for the user.
+
+    A dead FUSE mount there is taken away. Raises NotFound, NotADirectory, DirectoryNotEmpty, Busy, InvalidInput, PermissionDenied.
+    """
+    point = real_path(path)
+    if os.path.islink(point):
+        point = os.path.realpath(point)
+    note = None
+    mount = mounted_at(point)
+    if mount is not None and mount.is_fuse:
+        note = _replace_dead(mount, path)
+    inside = os.path.realpath(store)
+    if point == inside or point.startswith(inside + "/"):
+        raise InvalidInput(f"the mount point {path} is inside the store at {store}", hint="give a directory elsewhere")
+    if create:
+        try:
+            os.makedirs(point, exist_ok=True)
+        except OSError as error:
+            raise PermissionDenied(
+                f"cannot make the mount point {path}: {error.strerror}", hint="give a directory: pfs mount DIR"
+            ) from None
+    _check_directory(path, point)
+    return point, note
+
+
+def _check_directory(path: Path, point: str) -> None:
+    try:
+        found = os.stat(point)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectory(f"the mount point {path} is not a directory")
+        if os.listdir(point):
+            raise DirectoryNotEmpty(
+                f"the mount point {path} is not empty", hint="a mount would hide what is in it; give an empty directory"
+            )
+    except FileNotFoundError:
+        raise NotFound(f"the mount point {path} does not exist", hint=f"mkdir {path}") from None
+    except PermissionError as error:
+        raise PermissionDenied(f"no permission on the mount point {path}: {error.strerror}") from None
+    if os.getuid() and not os.access(point, os.W_OK):
+        raise PermissionDenied(
+            f"you cannot mount at {path}: only its owner may, or somebody who can write to it",
+            hint="give a directory of your own",
+        )
+
+
+def _replace_dead(mount: Mounted, path: Path) -> str:
+    """Take away a FUSE mount that nobody serves; returns a note. Raises Busy for one that is alive."""
+    record = live_at(mount)
+    if record is not None:
+        raise Busy(
+            f"{path} is in use: pfs (process {record.pid}) has the store {record.store} mounted there",
+            hint=f"end it with 'pfs umount {path}', or give another directory",
+        )
+    try:
+        os.stat(mount.point)
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise PermissionDenied(f"cannot look at the mount point {path}: {error.strerror}") from None
+        lazy_unmount(mount.point)
+        return f"took away the dead mount at {path}"
+    raise Busy(f"{path} is in use: a {mount.type} filesystem ({mount.source}) is mounted there")
+
+
+def lazy_unmount(point: str) -> None:
+    """Take a mount out of the tree at once, whoever uses it. Raises PermissionDenied, Unavailable."""
+    run_unmount(point, lazy=True)
+
+
+def run_unmount(point: str, *, lazy: bool) -> None:
+    """Unmount as root or through fusermount3. Raises Busy, PermissionDenied, Unavailable."""
+    if os.getuid() == 0:
+        command = ["umount", "-i", *(["-l"] if lazy else []), "--", point]
+    else:
+        command = [require_fusermount(), "-u", *(["-z"] if lazy else []), "--", point]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        text = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{command[0]} failed"
+        if "busy" in text:
+            raise Busy(f"{point} is in use")
+        raise PermissionDenied(f"cannot unmount {point}: {text}")
+
+
+def require_fusermount() -> str:
+    """The helper by which ordinary users mount. Raises Unavailable."""
+    found = shutil.which("fusermount3")
+    if found is None:
+        raise Unavailable(
+            "fusermount3 is not installed, without which only root can mount", hint="install the package fuse3"
+        )
+    return found
+
+
+def check_machine() -> None:
+    """Make sure that this machine and user can mount. Raises Unavailable."""
+    try:
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise Unavailable(
+            "there is no /dev/fuse here", hint="load the kernel module: modprobe fuse; in a container: --device /dev/fuse"
+        ) from None
+    except PermissionError:
+        mode = stat.S_IMODE(os.stat(FUSE_DEVICE).st_mode)
+        if os.getuid() == 0:
+            raise Unavailable("/dev/fuse is closed to this container", hint="run it with --device /dev/fuse") from None
+        raise Unavailable(
+            f"you have no permission on /dev/fuse: its mode is {mode:04o}", hint="as root: chmod 666 /dev/fuse"
+        ) from None
+    except OSError as error:
+        raise Unavailable(f"/dev/fuse does not work: {error.strerror}", hint="load the kernel module: modprobe fuse") from None
+    if os.getuid():
+        require_fusermount()
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise Unavailable(
+            "the Python package pyfuse3 is not installed",
+            hint="install libfuse3-dev and pkg-config, then: pip install pyfuse3",
+        )
+    try:
+        importlib.import_module("pyfuse3")
+    except ImportError as error:
+        raise Unavailable(f"pyfuse3 does not load: {error}", hint="install the package libfuse3-3") from None
+
+
+def other_users_allowed() -> bool:
+    """True when this user may let other users see a mount."""
+    if os.getuid() == 0:
+        return True
+    try:
+        lines = FUSE_CONF.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)

@@ -1,0 +1,473 @@
+"""The FUSE adapter: decode a request, make one call, encode the reply. The only module that knows pyfuse3.
+
+A call that cannot be answered at once raises (`Later`, `WouldBlock`); `_again` waits and asks again. Any other exception becomes an errno for that one
+request; one that nobody foresaw is logged with the path, and life goes on.
+
+`flush` is not implemented on purpose: data is written through, so there is nothing to do on close, and the kernel stops sending it after the first
+ENOSYS: one request fewer for each file.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
+
+from pfsmount.errors import PfsError
+from pfsmount.fs.errnos import errno_of, is_expected
+from pfsmount.fs.filesystem import Filesystem
+from pfsmount.fs.places import Found, Later, OpenFile
+from pfsmount.repo.overlay import WouldBlock
+from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FORMATS = {
+    NodeKind.FILE: stat.S_IFREG,
+    NodeKind.DIRECTORY: stat.S_IFDIR,
+    NodeKind.SYMLINK: stat.S_IFLNK,
+    NodeKind.FIFO: stat.S_IFIFO,
+    NodeKind.SOCKET: stat.S_IFSOCK,
+}
+_KINDS = {
+    stat.S_IFREG: NodeKind.FILE,
+    stat.S_IFIFO: NodeKind.FIFO,
+    stat.S_IFSOCK: NodeKind.SOCKET,
+}
+_BLOCK_SIZE = 4096
+_BLOCK_HINT = 1 << 20
+READ_THREADS = 32
+
+
+class Operations(pyfuse3.Operations):
+    """Requests of one mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, filesystem: Filesystem, owner: tuple[int, int] | None, ready: Callable[[], None]) -> None:
+        """`owner`: whom all files are shown to belong to; None: whoever they belong to. `ready` is called when the kernel is."""
+        super().__init__()
+        self._fs = filesystem
+        self._owner = owner
+        self._ready = ready
+        self._handles = filesystem.handles
+        self._limiter = trio.CapacityLimiter(READ_THREADS)
+
+    def init(self) -> None:
+        self._ready()
+
+    # Encoding
+
+    def _attributes(self, found: Found) -> EntryAttributes:
+        (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks), timeout) = found
+        entry = EntryAttributes()
+        entry.st_ino = ino
+        entry.st_mode = _FORMATS[kind] | mode
+        entry.st_nlink = nlink
+        if self._owner is None:
+            entry.st_uid = uid
+            entry.st_gid = gid
+        else:
+            entry.st_uid, entry.st_gid = self._owner
+        entry.st_size = size
+        entry.st_blocks = blocks
+        entry.st_blksize = _BLOCK_HINT
+        entry.st_atime_ns = mtime_ns
+        entry.st_mtime_ns = mtime_ns
+        entry.st_ctime_ns = ctime_ns
+        entry.entry_timeout = timeout
+        entry.attr_timeout = timeout
+        return entry
+
+    # Waiting and failing
+
+    async def _again(self, error: Exception, call: Callable[..., T], *args: Any) -> T:
+        """A call failed: wait for what it needs and repeat it, or fail the request."""
+        while True:
+            try:
+                if isinstance(error, WouldBlock):
+                    await trio.to_thread.run_sync(error.work, limiter=self._limiter)
+                elif isinstance(error, Later):
+                    await error.wait()
+                else:
+                    raise error
+                return call(*args)
+            except (WouldBlock, Later) as next_error:
+                error = next_error
+            except Exception as failure:
+                raise self._failed(failure, call, args) from None
+
+    def _failed(self, error: Exception, call: Callable[..., Any], args: tuple[Any, ...]) -> FUSEError:
+        number = errno_of(error)
+        if not is_expected(error):
+            where = self._where(args)
+            what = getattr(call, "__name__", str(call))
+            known = isinstance(error, (PfsError, OSError))
+            log.error("%s of %s failed: %s", what, where, error, exc_info=None if known else error)
+        return FUSEError(number)
+
+    def _where(self, args: tuple[Any, ...]) -> str:
+        if args and isinstance(args[0], OpenFile):
+            node = getattr(args[0], "node", None)
+            return args[0].place.describe(node.ino) if node is not None else args[0].place.title
+        if args and isinstance(args[0], int):
+            name = args[1] if len(args) > 1 and isinstance(args[1], bytes) else b""
+            return self._fs.describe(args[0], name)
+        return "the mount"
+
+    # Looking
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            found = self._fs.lookup(parent_inode, name)
+        except Exception as error:
+            found = await self._again(error, self._fs.lookup, parent_inode, name)
+        if found is None:
+            return self._nothing(parent_inode)
+        return self._attributes(found)
+
+    def _nothing(self, parent: int) -> EntryAttributes:
+        timeout = self._fs.negative_timeout(parent)
+        if not timeout:
+            raise FUSEError(errno.ENOENT)
+        entry = EntryAttributes()
+        entry.st_ino = 0
+        entry.entry_timeout = timeout
+        return entry
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            try:
+                self._fs.forget(ino, count)
+            except Exception:
+                log.exception("forgetting %s failed", self._fs.describe(ino))
+
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        try:
+            found = self._fs.found(inode)
+        except Exception as error:
+            found = await self._again(error, self._fs.found, inode)
+        return self._attributes(found)
+
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        try:
+            return self._fs.readlink(inode)
+        except Exception as error:
+            return await self._again(error, self._fs.readlink, inode)
+
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        try:
+            return self._fs.open_directory(inode)
+        except Exception as error:
+            return await self._again(error, self._fs.open_directory, inode)
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        try:
+            self._list(fh, start_id, token)
+        except Exception as error:
+            await self._again(error, self._list, fh, start_id, token)
+
+    def _list(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._fs.directories[fh]
+        position = start_id
+        try:
+            for step in directory.steps(start_id):
+                if not pyfuse3.readdir_reply(token, step.name, self._attributes(step.found), position + 1):
+                    directory.stop()
+                    return
+                position = directory.took(step)
+        except Exception:
+            directory.stop()
+            if position == start_id:
+                raise
+            # a part is in the reply already; the kernel asks for the rest, and so meets the error again
+
+    async def releasedir(self, fh: int) -> None:
+        self._fs.directories.pop(fh, None)
+
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        below = os.statvfs(self._fs.store.path)
+        result = pyfuse3.StatvfsData()
+        result.f_bsize = result.f_frsize = _BLOCK_SIZE
+        scale = below.f_frsize / _BLOCK_SIZE
+        result.f_blocks = int(below.f_blocks * scale)
+        result.f_bfree = int(below.f_bfree * scale)
+        result.f_bavail = int(below.f_bavail * scale)
+        result.f_files = below.f_files
+        result.f_ffree = below.f_ffree
+        result.f_favail = below.f_favail
+        result.f_namemax = 255
+        return result
+
+    # Files
+
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        try:
+            handle, file = self._fs.open(inode, flags, ctx.uid)
+        except Exception as error:
+            handle, file = await self._again(error, self._fs.open, inode, flags, ctx.uid)
+        return FileInfo(fh=handle, direct_io=file.direct_io, keep_cache=file.keep_cache)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        uid, gid = ctx.uid, ctx.gid
+        try:
+            handle, file, found = self._fs.create(parent_inode, name, mode, flags, uid, gid)
+        except Exception as error:
+            handle, file, found = await self._again(error, self._fs.create, parent_inode, name, mode, flags, uid, gid)
+        return FileInfo(fh=handle, direct_io=file.direct_io, keep_cache=file.keep_cache), self._attributes(found)
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        file = self._handles[fh]
+        try:
+            data = file.read_nowait(off, size)
+        except Exception as error:
+            data = await self._again(error, file.read_nowait, off, size)
+        if data is None:
+            try:
+                with file.reading(off, size) as reading:
+                    return await trio.to_thread.run_sync(reading.run, limiter=self._limiter)
+            except Exception as error:
+                raise self._failed(error, file.reading, (file,)) from None
+        return data  # type: ignore[return-value]  # any buffer will do
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        file = self._handles[fh]
+        try:
+            writing = file.writing(off, len(buf))
+            if writing is None:
+                return file.write(off, buf)
+        except Exception as error:
+            writing = await self._again(error, file.writing, off, len(buf))
+            if writing is None:
+                try:
+                    return file.write(off, buf)
+                except Exception as next_error:
+                    return await self._again(next_error, file.write, off, buf)
+        try:
+            with writing:
+                count = await trio.to_thread.run_sync(writing.run, buf, limiter=self._limiter)
+                writing.done(count)
+                return count
+        except Exception as error:
+            raise self._failed(error, file.write, (file,)) from None
+
+    async def release(self, fh: int) -> None:
+        try:
+            self._fs.release(fh)
+        except Exception:
+            log.exception("closing a file failed")
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._sync(lambda: self._handles[fh].syncing())
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._sync(lambda: self._fs.sync_directory(fh))
+
+    async def _sync(self, start: Callable[[], Any]) -> None:
+        while True:
+            try:
+                syncing = start()
+                if syncing is None:
+                    return
+                with syncing:
+                    await trio.to_thread.run_sync(syncing.run, limiter=self._limiter)
+                return
+            except Later as error:
+                await error.wait()
+            except Exception as error:
+                raise self._failed(error, start, ()) from None
+
+    # Names
+
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        kind = _KINDS.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        if kind is None:
+            raise FUSEError(errno.EPERM)  # device nodes
+        return await self._make(parent_inode, name, kind, mode, ctx)
+
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(parent_inode, name, NodeKind.DIRECTORY, mode, ctx)
+
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(parent_inode, name, NodeKind.SYMLINK, 0o777, ctx, target)
+
+    async def _make(
+        self, parent: int, name: bytes, kind: NodeKind, mode: int, ctx: RequestContext, target: bytes | None = None
+    ) -> EntryAttributes:
+        args = (parent, name, kind, stat.S_IMODE(mode), ctx.uid, ctx.gid, target)
+        try:
+            found = self._fs.make(*args)
+        except Exception as error:
+            found = await self._again(error, self._fs.make, *args)
+        return self._attributes(found)
+
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            found = self._fs.link(inode, new_parent_inode, new_name)
+        except Exception as error:
+            found = await self._again(error, self._fs.link, inode, new_parent_inode, new_name)
+        return self._attributes(found)
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        try:
+            self._fs.remove(parent_inode, name, False)
+        except Exception as error:
+            await self._again(error, self._fs.remove, parent_inode, name, False)
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        try:
+            self._fs.remove(parent_inode, name, True)
+        except Exception as error:
+            await self._again(error, self._fs.remove, parent_inode, name, True)
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        args = (parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        try:
+            self._fs.move(*args)
+        except Exception as error:
+            await self._again(error, self._fs.move, *args)
+
+    # Attributes
+
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        values: dict[str, int] = {}
+        if fields.update_size:
+            values["size"] = attr.st_size
+        if fields.update_mode:
+            values["mode"] = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            values["uid"] = attr.st_uid
+        if fields.update_gid:
+            values["gid"] = attr.st_gid
+        if fields.update_mtime:
+            values["mtime_ns"] = attr.st_mtime_ns
+        try:
+            found = self._fs.set_attributes(inode, values, ctx.uid)
+        except Exception as error:
+            found = await self._again(error, self._fs.set_attributes, inode, values, ctx.uid)
+        return self._attributes(found)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not name.startswith(b"user."):
+            # The kernel asks for security.capability before each write: this must cost nothing.
+            raise FUSEError(errno.ENODATA if name.startswith(b"security.") else errno.EOPNOTSUPP)
+        try:
+            xattrs = self._fs.xattrs(inode)
+        except Exception as error:
+            xattrs = await self._again(error, self._fs.xattrs, inode)
+        value = xattrs.get(name)
+        if value is None:
+            raise FUSEError(errno.ENODATA)
+        return value
+
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        try:
+            return sorted(self._fs.xattrs(inode))
+        except Exception as error:
+            return sorted(await self._again(error, self._fs.xattrs, inode))
+
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._set_xattr(inode, name, value)
+
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._set_xattr(inode, name, None)
+
+    async def _set_xattr(self, inode: int, name: bytes, value: bytes | None) -> None:
+        try:
+            self._fs.set_xattr(inode, name, value)
+        except NotSupported:
+            raise FUSEError(errno.EOPNOTSUPP) from None
+        except Exception as error:
+            await self._again(error, self._fs.set_xattr, inode, name, value)
+
+    def stacktrace(self) -> None:
+        """Not from a request: whoever may set attributes of the root must not fill the log."""
+
+
+class FuseKernel:
+    """The kernel's caches of this process' mount."""
+
+    def __init__(self, mount_point: str) -> None:
+        self._mount_point = mount_point
+        self._attributes: set[int] = set()
+
+    def forget_entry(self, directory: int, name: bytes) -> None:
+        pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
+
+    def forget_attributes(self, ino: int) -> None:
+        self._attributes.add(ino)
+
+    async def settled(self) -> None:
+        """The queue of pyfuse3 is worked off in order by one thread, so it reaches our mark when all before it is done."""
+        inos, self._attributes = self._attributes, set()
+        if inos:
+            await trio.to_thread.run_sync(_forget_attributes, inos)
+        mark = _Mark()
+        pyfuse3.invalidate_entry_async(mark, b"", ignore_enoent=True)  # type: ignore[arg-type]
+        await mark.reached.wait()
+
+    def sync_pages(self) -> None:
+        pyfuse3.syncfs(self._mount_point)
+
+
+def _forget_attributes(inos: set[int]) -> None:
+    # Attributes only: that takes no lock which a request could hold, unlike the invalidation of a name.
+    for ino in inos:
+        try:
+            pyfuse3.invalidate_inode(ino, attr_only=True)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                log.warning("the kernel did not forget the attributes of %#x: %s", ino, error)
+
+
+class _Mark:
+    """Stands for an inode in pyfuse3's queue: being converted to a number is how it learns that its turn has come."""
+
+    def __init__(self) -> None:
+        self.reached = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def __index__(self) -> int:
+        self._token.run_sync_soon(self.reached.set)
+        raise FileNotFoundError(errno.ENOENT, "the mark was reached")
+
+
+def mount(operations: Operations, mount_point: str, options: set[str]) -> None:
+    """Mount. Raises RuntimeError when libfuse refuses, after it printed why to stderr."""
+    pyfuse3.init(operations, mount_point, options)
+
+
+async def serve() -> None:
+    """Answer requests until the filesystem is unmounted or `stop` is called."""
+    await pyfuse3.main(min_tasks=2, max_tasks=256)
+
+
+def stop() -> None:
+    """Let `serve` return. On the event loop's thread."""
+    pyfuse3.terminate()
+
+
+def unmount() -> None:
+    """Clean up after `serve`, and take the mount away if it is still there."""
+    pyfuse3.close(unmount=True)

@@ -1,0 +1,100 @@
+"""Who has a store mounted: `run/mount-<pid>.json`, locked by the daemon for as long as it lives.
+
+The lock, not the pid, says whether the daemon lives: pids are used again. What a dead daemon left is deleted by whoever sees it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.objects.layout import disk_errors
+
+_PREFIX = "mount-"
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """One live mount."""
+
+    pid: int
+    mount: str
+    """The mount point."""
+    store: str
+    socket: str
+    """Name of the control socket in `run/`."""
+    log: str
+    """The log file; empty when it logs to a terminal."""
+    uid: int
+    since_ns: int
+    allow_other: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+class HeldRecord:
+    """The record of this process; it ends with it."""
+
+    def __init__(self, run: Path, record: MountRecord) -> None:
+        """Raises NoSpace, PermissionDenied."""
+        self._path = run / f"{_PREFIX}{record.pid}.json"
+        self.socket = run / record.socket
+        with disk_errors("noting the mount"):
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            text = json.dumps(asdict(record)).encode()
+            os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
+
+    def remove(self) -> None:
+        """Take it away."""
+        for path in (self.socket, self._path):
+            with suppress(OSError):
+                os.unlink(path)
+        os.close(self._fd)
+
+
+def new_record(store: Path, mount: str, log: str, *, allow_other: bool) -> MountRecord:
+    """The record of a mount that this process is about to serve."""
+    pid = os.getpid()
+    return MountRecord(
+        pid, mount, str(store), f"{_PREFIX}{pid}.sock", log, os.getuid(), time.time_ns(), allow_other
+    )
+
+
+def live_mounts(store: Path) -> list[MountRecord]:
+    """All live mounts of a store, oldest first."""
+    found = []
+    for path in sorted((store / "run").glob(f"{_PREFIX}*.json")):
+        record = _read(path)
+        if record is not None:
+            found.append(record)
+    return sorted(found, key=lambda record: record.since_ns)
+
+
+def _read(path: Path) -> MountRecord | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with suppress(ValueError, TypeError):
+            return MountRecord(**json.loads(os.pread(fd, 65536, 0)))
+        return None
+    else:
+        for left in (path, path.with_suffix(".sock")):
+            with suppress(OSError):
+                os.unlink(left)
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,273 @@
+"""The root of a mount: names of revisions.
+
+`repo@branch` of every branch is listed; any other revision is found when it is looked up, and `repo` alone is a symlink to the default branch. Only a name that is a
+full commit id means the same for ever; all others are looked up again each time, which is also when a head that moved is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import trio
+
+from pfsmount.errors import AmbiguousRevision, InvalidInput, NotFound, NotPermitted
+from pfsmount.fs.branch import BranchPlace
+from pfsmount.fs.commits import CommitPlace, FilesPlace
+from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Found, Later, Place, Step, plain_attributes
+from pfsmount.ids import ObjectId
+from pfsmount.objects.store import Reader
+from pfsmount.repo.overlay_nodes import NodeKind
+from pfsmount.repo.store import Resolved, Store
+from pfsmount.revision import is_commit_prefix, parse_mount_name
+
+BranchKey = tuple[int, str, str]
+"""Repo id, branch, name of the worktree."""
+
+
+class NeedsBranch(Later):
+    """The worktree of a branch must be opened first."""
+
+    def __init__(self, open: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._open = open
+
+    async def wait(self) -> None:
+        await self._open()
+
+
+class UnopenedBranch(Place):
+    """Holds the number of a branch that was listed but not yet opened. Whatever is asked of it opens the branch first."""
+
+    def __init__(self, number: int, name: str, open: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(number)
+        self._name = name
+        self._open = open
+
+    @property
+    def title(self) -> str:
+        return self._name
+
+    def lookup(self, parent: int, name: bytes) -> Found | None:
+        raise NeedsBranch(self._open)
+
+    def found(self, ino: int) -> Found:
+        raise NeedsBranch(self._open)
+
+    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+        raise NeedsBranch(self._open)
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        raise NeedsBranch(self._open)
+
+    def refuse(self) -> Exception:
+        return NeedsBranch(self._open)
+
+
+class Places:
+    """All places of a mount by number, and where the numbers of gone ones go."""
+
+    def __init__(self) -> None:
+        self.by_number: list[Place | None] = []
+        self._free: list[int] = []
+
+    def add(self, make: Callable[[int], Place]) -> Place:
+        """A new place with a number."""
+        if self._free:
+            number = self._free.pop()
+            place = self.by_number[number] = make(number)
+        else:
+            self.by_number.append(None)
+            place = self.by_number[-1] = make(len(self.by_number) - 1)
+        return place
+
+    def remove(self, place: Place) -> None:
+        """The kernel knows no inode of the place any more."""
+        self.by_number[place.number] = None
+        self._free.append(place.number)
+
+
+class RootPlace(Place):
+    """The root directory."""
+
+    def __init__(
+        self,
+        number: int,
+        store: Store,
+        reader: Reader,
+        places: Places,
+        open_branch: Callable[[int, BranchKey, str], Awaitable[BranchPlace]],
+        follow: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`open_branch` makes the place of a branch (number, key, repo name); `follow` brings all branches to their heads."""
+        super().__init__(number)
+        self._store, self._reader, self._places = store, reader, places
+        self._open_branch, self._follow = open_branch, follow
+        self._files: FilesPlace | None = None
+        self._commits: dict[tuple[str, ObjectId], CommitPlace] = {}
+        self._branches: dict[BranchKey, BranchPlace] = {}
+        self._opening: dict[BranchKey, trio.Event] = {}
+        self._numbers: dict[BranchKey, int] = {}
+        self._links: dict[int, str] = {}
+        self._seen = store.refs_version()
+        self._resolved: dict[str, Resolved | None] = {}
+        self._started_ns = time.time_ns()
+
+    @property
+    def title(self) -> str:
+        return "the root of the mount"
+
+    def refuse(self) -> Exception:
+        return NotPermitted("the root of the mount shows repos; 'pfs repo create' and 'pfs branch' make new names")
+
+    # Names
+
+    def lookup(self, parent: int, name: bytes) -> Found | None:
+        text = os.fsdecode(name)
+        try:
+            repo, revision = parse_mount_name(text)
+        except InvalidInput:
+            return None
+        if "@" not in text:
+            return self._link(repo)
+        resolved = self._resolve(text)
+        if resolved is None:
+            return None
+        if resolved.branch is None:
+            if resolved.commit is None or revision.worktree is not None:
+                return None
+            full = revision.is_plain and is_commit_prefix(revision.base or "") and len(revision.base or "") == 64
+            place = self._commit_place(text, resolved.commit.id, resolved)
+            return place.tell_root()._replace(timeout=FOREVER if full else 0)
+        if resolved.worktree is not None:
+            return None  # private worktrees are not made yet
+        key = (resolved.repo.id, resolved.branch, "")
+        branch = self._branches.get(key)
+        if branch is None:
+            raise NeedsBranch(lambda: self._open(key, repo))
+        return branch.tell_root()._replace(timeout=0)
+
+    def _resolve(self, text: str) -> Resolved | None:
+        """What a name means; None for nothing. Raises Later when heads moved and have to be followed first."""
+        version = self._store.refs_version()
+        if version != self._seen:
+            self._resolved.clear()
+            if self._branches:
+                raise NeedsBranch(self._follow)
+            self._seen = version
+        if text in self._resolved:
+            return self._resolved[text]
+        repo, revision = parse_mount_name(text)
+        try:
+            resolved = self._store.resolve(repo, revision)
+        except (NotFound, AmbiguousRevision):
+            resolved = None
+        if len(self._resolved) > 10_000:
+            self._resolved.clear()
+        self._resolved[text] = resolved
+        return resolved
+
+    def followed(self, version: int) -> None:
+        """All branches are at their heads of this version of the refs."""
+        if version != self._seen:
+            self._resolved.clear()
+            self._seen = version
+
+    @property
+    def seen(self) -> int:
+        """The version of the refs that the mount shows."""
+        return self._seen
+
+    def branches(self) -> list[BranchPlace]:
+        """The branches that were opened."""
+        return list(self._branches.values())
+
+    async def _open(self, key: BranchKey, repo: str) -> None:
+        while key in self._opening:
+            await self._opening[key].wait()
+        if key in self._branches:
+            return
+        done = self._opening[key] = trio.Event()
+        try:
+            place = await self._open_branch(self._number(key, repo), key, repo)
+            self._branches[key] = self._places.by_number[place.number] = place
+        finally:
+            del self._opening[key]
+            done.set()
+
+    def _number(self, key: BranchKey, repo: str) -> int:
+        """The number of a branch's place, opened or not."""
+        number = self._numbers.get(key)
+        if number is None:
+            name = f"{repo}@{key[1]}"
+            place = self._places.add(lambda number: UnopenedBranch(number, name, lambda: self._open(key, repo)))
+            number = self._numbers[key] = place.number
+        return number
+
+    async def branch(self, repo: str, branch: str) -> BranchPlace:
+        """The place of a branch, opened if need be. Raises NotFound."""
+        self._store.head(repo, branch)
+        key = (self._store.repo(repo).id, branch, "")
+        await self._open(key, repo)
+        return self._branches[key]
+
+    def _commit_place(self, name: str, id: ObjectId, resolved: Resolved) -> CommitPlace:
+        place = self._commits.get((name, id))
+        if place is None:
+            root = self._store.root_of(resolved)
+            files = self._files_place()
+            made = self._places.add(
+                lambda number: CommitPlace(number, name, root, files, self._reader, lambda unused: self._drop(name, id))
+            )
+            assert isinstance(made, CommitPlace)
+            place = self._commits[(name, id)] = made
+        return place
+
+    def _drop(self, name: str, id: ObjectId) -> None:
+        place = self._commits.pop((name, id), None)
+        if place is not None:
+            self._places.remove(place)
+
+    def _files_place(self) -> FilesPlace:
+        if self._files is None:
+            made = self._places.add(lambda number: FilesPlace(number, self._reader))
+            assert isinstance(made, FilesPlace)
+            self._files = made
+        return self._files
+
+    def _link(self, repo: str) -> Found | None:
+        try:
+            info = self._store.repo(repo)
+        except NotFound:
+            return None
+        ino = (hash(repo) & (INO_MASK >> 1)) | (1 << 20)
+        self._links[ino] = f"{repo}@{info.default_branch}"
+        return self.found(ino)
+
+    # Inodes
+
+    def found(self, ino: int) -> Found:
+        owner = (os.getuid(), os.getgid())
+        if ino == ROOT_INO:
+            attributes = plain_attributes(ino, NodeKind.DIRECTORY, 0o755, owner, 4096, self._started_ns)
+        else:
+            target = self._links.get(ino, "")
+            attributes = plain_attributes(ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns)
+        return Found(self.prefix | ino, attributes, 0)
+
+    def readlink(self, ino: int) -> bytes:
+        return os.fsencode(self._links[ino])
+
+    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+        names = []
+        for repo in self._store.repos():
+            for branch in self._store.branches(repo.name):
+                names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
+        owner = (os.getuid(), os.getgid())
+        # Opening every worktree to list them would make `ls` slow: a listed branch has a number, and is opened when it is used.
+        for name, key, repo_name in sorted(names):
+            if name > after:
+                number = self._number(key, repo_name)
+                shown = plain_attributes(ROOT_INO, NodeKind.DIRECTORY, 0o755, owner, 4096, self._started_ns)
+                yield Step(name, Found(number << INO_BITS | ROOT_INO, shown, 0), None)

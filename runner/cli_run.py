@@ -1,0 +1,208 @@
+"""`pfsjob run`: from flags to a job, and how it ended in words."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.cli import output
+from pfsmount.ids import display
+from pfsmount.repo.store import Store
+from runner.executors.process import ProcessExecutor
+from runner.inputs import complete_spec, uncommitted
+from runner.job import JobOptions, JobResult, run_job
+from runner.jobs import JobStore
+from runner.program import Caller
+from runner.record import DatumRecord, Record
+from runner.spec import JobSpec, parse_env, parse_input, parse_output
+from runner.staging_choice import staging_by_name
+from runner.state import JobState, Phase
+
+_LOG_LINES = 10
+_SHOWN_FAILURES = 3
+_EXITS = {Phase.SUCCESS: 0, Phase.CONFLICT: output.EXIT_CONFLICT, Phase.KILLED: output.EXIT_INTERRUPTED}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The flags of `pfsjob run`."""
+
+    command: list[str]
+    inputs: list[str]
+    output: str
+    code: Path | None
+    env: list[str]
+    workers: int | None
+    fail_fast: bool
+    timeout: float | None
+    hermetic: bool
+    commit: str | None
+    replace: bool
+    message: str | None
+    staging: str
+    json: bool
+
+    def spec(self) -> JobSpec:
+        """Raises InvalidInput."""
+        repo, branch = parse_output(self.output)
+        return JobSpec(
+            inputs=tuple(parse_input(text) for text in self.inputs),
+            output_repo=repo,
+            output_branch=branch,
+            command=tuple(self.command),
+            env=parse_env(self.env),
+            code=self.code,
+            timeout=self.timeout,
+            hermetic=self.hermetic,
+        )
+
+
+class Watcher:
+    """Shows a job that runs: notes on stderr, a bar on a terminal."""
+
+    def __init__(self, bar: output.Progress) -> None:
+        self._bar = bar
+
+    def note(self, text: str) -> None:
+        output.note(f"pfsjob: {text}")
+
+    def progress(self, state: JobState, total: int | None) -> None:
+        self._bar.update(state.done, counts(state), total=total)
+
+
+def counts(state: JobState) -> str:
+    """The three numbers, for people."""
+    return f"{state.processed:,} processed · {state.skipped:,} skipped · {state.failed:,} failed"
+
+
+def caller() -> Caller:
+    """Who runs this command, and where."""
+    uid = os.getuid()
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    home = Path(os.environ.get("HOME") or "/")
+    path = os.environ.get("PATH") or os.defpath
+    return Caller(Path(os.getcwd()), home, path, uid, user, socket.gethostname())
+
+
+def run_and_print(store: Store, request: RunRequest) -> int:
+    """Run the job and say how it ended. Returns the exit code. Raises PfsError when it could not start or go on."""
+    spec = request.spec()
+    _mind_uncommitted(store, spec, request.commit)
+    options = JobOptions(
+        executor=ProcessExecutor(),
+        staging=staging_by_name(request.staging),
+        workers=request.workers or len(os.sched_getaffinity(0)),
+        fail_fast=request.fail_fast,
+        take_over=request.replace,
+        message=request.message,
+    )
+    if request.json:
+        result = run_job(store, spec, caller(), options, Watcher(output.Progress("")))
+        output.print_json(result_json(result))
+    else:
+        with output.Progress("running") as bar:
+            result = run_job(store, spec, caller(), options, Watcher(bar))
+        print_result(store, result)
+    return _EXITS.get(result.phase, output.EXIT_FAILED)
+
+
+def _mind_uncommitted(store: Store, spec: JobSpec, message: str | None) -> None:
+    """Commit what is uncommitted in the inputs, or say that the job does not see it."""
+    for repo, branch, count in uncommitted(store, complete_spec(store, spec)):
+        if message is None:
+            output.note(
+                f"pfsjob: {repo}@{branch} has {output.plural(count, 'uncommitted change')}, which the job does not see "
+                f"(--commit MESSAGE commits first)"
+            )
+            continue
+        # the daemon that has the worktree mounted must do it, so this is not the runner's to do
+        from pfsmount.fs.control import open_worktree
+
+        with open_worktree(store, repo, branch) as worktree:
+            made = worktree.commit(message).commit
+        if made is not None:
+            output.note(f"pfsjob: committed; {repo}@{branch} is now {made.id.hex()[:12]}")
+
+
+def result_json(result: JobResult) -> dict[str, Any]:
+    """How a job ended, as JSON."""
+    return {
+        "job": result.id,
+        "state": str(result.phase),
+        "output": result.output,
+        "commit": None if result.commit is None else result.commit.hex(),
+        **result.state.counts(),
+        "nothing_to_do": result.nothing_to_do,
+        "reason": result.reason or None,
+        "seconds": round(result.seconds, 3),
+        "failures": [failure_json(datum) for datum in result.failures],
+    }
+
+
+def failure_json(datum: DatumRecord) -> dict[str, Any]:
+    """A datum that failed, as JSON."""
+    return {"key": datum.key.hex(), **datum.meta, "how": datum.how}
+
+
+def print_result(store: Store, result: JobResult) -> None:
+    """How a job ended, for people."""
+    total = output.plural(result.state.done, "datum").replace("datums", "datums")
+    if result.nothing_to_do:
+        output.say(f"nothing to do: {result.output} has the results of {total} already, by {result.id}")
+        output.say(counts(result.state))
+        return
+    output.say(f"{result.id}: {total} in {result.seconds:.1f} s: {counts(result.state)}")
+    if result.phase is Phase.SUCCESS:
+        _print_commit(store, result)
+        return
+    _print_failures(store, result)
+    match result.phase:
+        case Phase.CONFLICT:
+            made = "" if result.commit is None else result.commit.hex()[:12]
+            repo = result.output.partition("@")[0]
+            output.note(f"pfsjob: {result.output} moved while the job ran; the results are kept as {repo}@{made}")
+            output.note("  hint: run it again, which reuses them")
+        case Phase.KILLED:
+            output.note(f"pfsjob: stopped; nothing was committed to {result.output}")
+        case _:
+            why = result.reason or f"{output.plural(result.state.failed, 'datum')} failed"
+            output.note(f"pfsjob: {why}; nothing was committed to {result.output}")
+    if result.state.processed:
+        kept = output.plural(result.state.processed, "datum that ended well")
+        output.note(f"  {kept.replace('wells', 'well')} kept: the next run does only what is missing")
+
+
+def _print_commit(store: Store, result: JobResult) -> None:
+    assert result.commit is not None
+    tree = store.read_commit(result.commit).tree
+    size = f"{output.plural(tree.files, 'file')}, {output.human_size(tree.size)}"
+    output.say(f"{result.output} is now {result.commit.hex()[:12]} ({size})")
+    if not result.state.done:
+        output.note("pfsjob: no input matches, so there were no datums, and the results are empty")
+
+
+def _print_failures(store: Store, result: JobResult) -> None:
+    if not result.failures:
+        return
+    job = JobStore(store).find(result.id)
+    record = JobStore(store).record(job)
+    for datum in result.failures[:_SHOWN_FAILURES]:
+        print_failure(record, datum)
+    more = result.state.failed - _SHOWN_FAILURES
+    others = f" (and those of {output.plural(more, 'more datum')})" if more > 0 else ""
+    output.note(f"  whole logs{others}: pfsjob logs {result.id} --failed")
+
+
+def print_failure(record: Record, datum: DatumRecord) -> None:
+    """A datum that failed, with the end of its log."""
+    output.note(f"  {datum}: {display(datum.how)}, after {datum.seconds:.1f} s")
+    lines = record.log_tail(datum).decode("utf-8", "replace").splitlines()
+    for line in lines[-_LOG_LINES:]:
+        output.note(f"    | {display(line)}")
