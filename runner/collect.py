@@ -23,9 +23,10 @@ from pfsmount.tree.content import ingest_fd
 from pfsmount.tree.entry import Entry, file_entry
 from runner.datum import Datum
 from runner.executors.base import Outcome
-from runner.jobs import JobDirectory, remove_tree
+from runner.jobs import JobDirectory
 from runner.outputs import OutputReader, OutputRefused
 from runner.record import datum_entry
+from runner.scratch import Scratch, ScratchPool
 
 FLUSH_S = 0.2
 FLUSH_DATUMS = 64
@@ -38,15 +39,15 @@ class Finished:
     """A datum that ran to its end, or (`outcome` None) whose result somebody else has made meanwhile."""
 
     datum: Datum
-    scratch: Path | None
+    scratch: Scratch | None
     outcome: Outcome | None
 
 
 class Collector:
     """Takes in what datums left. One thread at a time."""
 
-    def __init__(self, store: Store, job: str, directory: JobDirectory) -> None:
-        self._store, self._job, self._directory = store, job, directory
+    def __init__(self, store: Store, job: str, directory: JobDirectory, pool: ScratchPool) -> None:
+        self._store, self._job, self._directory, self._pool = store, job, directory, pool
         self.keys = bytearray()
         """Of the datums that have a durable result, 32 bytes each, in the order in which they ended."""
         self.failed: dict[ObjectId, Entry] = {}
@@ -69,7 +70,7 @@ class Collector:
         return max(0.0, self._oldest + FLUSH_S - time.monotonic())
 
     def take(self, finished: Finished) -> bool:
-        """Keep what a datum left, and delete its scratch directory; False when it failed. Raises NoSpace, PfsError."""
+        """Keep what a datum left, and give its scratch directory back; False when it failed. Raises NoSpace, PfsError."""
         datum = finished.datum
         if finished.outcome is None:
             self.keys += datum.key
@@ -79,7 +80,7 @@ class Collector:
             self._batch = self._store.objects.batch()
             self._oldest = time.monotonic()
         entry, ok = self._ingest(self._batch, datum, finished.scratch, finished.outcome)
-        remove_tree(finished.scratch)
+        self._pool.give_back(finished.scratch)
         self._unflushed += 1
         if ok:
             self._results[datum.key] = entry
@@ -87,16 +88,16 @@ class Collector:
             self._failures[datum.key] = entry
         return ok
 
-    def _ingest(self, batch: Batch, datum: Datum, scratch: Path, outcome: Outcome) -> tuple[Entry, bool]:
+    def _ingest(self, batch: Batch, datum: Datum, scratch: Scratch, outcome: Outcome) -> tuple[Entry, bool]:
         out, refused = None, ""
         if outcome.ok:
             reader = OutputReader(batch, datum)
             try:
-                out = reader.read(os.fsencode(scratch / "out"))
+                out = reader.read(os.fsencode(scratch.out))
             except (OutputRefused, InvalidInput) as error:
                 refused = error.message
             self.dangling_outputs += [os.fsdecode(path) for path in reader.outside[:1]]
-        log = self._log(batch, scratch / "log", refused)
+        log = self._log(batch, scratch.log, refused)
         entry = datum_entry(batch, datum, outcome, self._job, log=log, out=out, refused=refused)
         return entry, outcome.ok and not refused
 

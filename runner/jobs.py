@@ -5,7 +5,7 @@ job stands, so that a list reads no records. While a job runs, `jobs/<id>/` of t
 
     lock        flock: held as long as the runner lives
     progress    one line of JSON, replaced whole: `processed`, `skipped`, `failed`, `total` (null until it is known), `phase`
-    d/<n>/      scratch of datum n: `in/`, `out/`, `log`
+    d/<n>/      scratch of a datum (`runner.scratch`)
 
 and nothing in it is needed after a crash. A job that says that it runs, and whose lock is free, was interrupted.
 """
@@ -17,7 +17,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
 from pfsmount.repo.store import Store
 from runner.record import Record
+from runner.scratch import remove_tree
 from runner.state import Phase
 
 _PREFIX = "job-"
@@ -194,16 +194,6 @@ class JobDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.datums = path / "d"
-        self._count = 0
-
-    def new_scratch(self) -> Path:
-        """A new directory for one datum, with `in/` and `out/`. Raises OSError."""
-        self._count += 1
-        scratch = self.datums / f"{self._count}"
-        scratch.mkdir(mode=0o700)
-        (scratch / "in").mkdir(mode=0o755)
-        (scratch / "out").mkdir(mode=0o755)
-        return scratch
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Replace the progress file; a disk that is full does not end the job."""
@@ -218,32 +208,6 @@ def _open_lock(directory: Path) -> int | None:
         return os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a directory whatever modes its directories have; errors leave the rest. What is mounted in it stays."""
-    _remove(os.fsencode(path))
-
-
-def _remove(directory: bytes) -> None:
-    try:
-        for item in _list(directory):
-            if item.is_dir(follow_symlinks=False):
-                _remove(item.path)
-            else:
-                with suppress(OSError):
-                    os.unlink(item.path)
-        os.rmdir(directory)
-    except OSError:
-        return
-
-
-def _list(directory: bytes) -> list[os.DirEntry[bytes]]:
-    info = os.stat(directory, follow_symlinks=False)
-    if stat.S_IMODE(info.st_mode) & 0o700 != 0o700:
-        os.chmod(directory, 0o700)
-    with os.scandir(directory) as scan:
-        return list(scan)
 
 
 def unmount_below(path: Path) -> None:

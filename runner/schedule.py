@@ -1,8 +1,8 @@
-"""Running the datums of a job: a feeder, one task a worker, and one collector.
+"""Running the datums of a job: a feeder, stagers, one task a worker, and one collector.
 
-    plan ─feeder─▶ todo ─▶ workers (stage, run) ─▶ done ─▶ collector (keep, count)
+    plan ─feeder─▶ todo ─stagers─▶ ready ─workers─▶ done ─collector─▶ store
 
-The channels are bounded, so a plan of any length runs in little memory. What the workers hand over is kept even when the job is stopped: a stop
+While a worker runs one datum, the inputs of the next are staged and the results of the last are kept. The channels are bounded, so a plan of any length runs in little memory. What the workers hand over is kept even when the job is stopped: a stop
 cancels feeder and workers only, and what they have finished by then still goes to the collector. The state changes in the trio thread only;
 threads do what blocks.
 """

@@ -269,8 +269,9 @@ def _print_lineage(node: Lineage, first: str, rest: str) -> None:
         output.say(f'{rest}  "{_first_line(commit.message)}"')
         return
     _print_job(commit, rest)
+    job = (commit.provenance or {}).get("job")
     for datum in node.datums[:20]:
-        _print_datum(datum, rest)
+        _print_datum(datum, job, rest)
     if len(node.datums) > 20:
         output.say(f"{rest}  … and {len(node.datums) - 20} more datums (--json has all)")
 
@@ -293,9 +294,11 @@ def code_ids(code: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _print_datum(datum: DatumInfo, rest: str) -> None:
+def _print_datum(datum: DatumInfo, job: str | None, rest: str) -> None:
     seconds = (datum.meta.get("ended_ns", 0) - datum.meta.get("started_ns", 0)) / 1e9
-    output.say(f"{rest}  datum    {datum.key[:12]}  exit {datum.meta.get('exit')}, {seconds:.2f} s")
+    ran = datum.meta.get("job")
+    reused = f", reused from {ran}" if ran not in (None, job) else ""
+    output.say(f"{rest}  datum    {datum.key[:12]}  exit {datum.meta.get('exit')}, {seconds:.2f} s{reused}")
     for i, source in enumerate(datum.inputs):
         last = i + 1 == len(datum.inputs)
         _print_lineage(source, rest + ("  └─ " if last else "  ├─ "), rest + ("     " if last else "  │  "))
