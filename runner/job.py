@@ -39,6 +39,7 @@ from runner.plan import plan_added, plan_all, plan_removed
 from runner.program import Caller, check_directory, resolve_program
 from runner.record import DatumRecord, read_datum
 from runner.schedule import LOOKAHEAD, Schedule, Work
+from runner.scratch import Scratch, ScratchPool
 from runner.spec import JobSpec
 from runner.staging import Staged, Staging
 from runner.state import Event, JobState, Phase, advance
@@ -199,7 +200,8 @@ class _JobRun:
     ) -> None:
         self._store, self._plan, self._draft = store, plan, plan.draft
         self._directory, self._options, self._observer = directory, options, observer
-        self._collector = Collector(store, plan.draft.id, directory)
+        self._pool = ScratchPool(directory.datums)
+        self._collector = Collector(store, plan.draft.id, directory, self._pool)
         self._commits = {source.spec.name: source.commit.id for source in plan.draft.pinned}
         program = plan.draft.program
         self._keep_visible = tuple(dict.fromkeys((plan.draft.caller.cwd, *program.places())))
@@ -268,7 +270,7 @@ class _JobRun:
             executor=self._options.executor,
             staging=staging,
             collector=self._collector,
-            directory=self._directory,
+            pool=self._pool,
             task_of=self._task_of,
             workers=int(max(1, min(self._options.workers, most))),
             fail_fast=self._options.fail_fast,
@@ -290,16 +292,16 @@ class _JobRun:
         for text in (*schedule.dangling[:1], *self._collector.dangling_outputs[:1]):
             self._observer.note(f"a symlink leads out of what its datum sees: {text}")
 
-    def _task_of(self, datum: Datum, scratch: Path, staged: Staged) -> Task:
+    def _task_of(self, datum: Datum, scratch: Scratch, staged: Staged) -> Task:
         draft = self._draft
         stdin = draft.spec.stdin
         return Task(
             binds=staged.binds,
-            out=scratch / "out",
+            out=scratch.out,
             argv=draft.spec.command,
             env=datum_environment(draft.env, draft.id, datum, self._commits),
             cwd=draft.caller.cwd,
-            log=scratch / "log",
+            log=scratch.log,
             stdin=None if stdin is None else os.fsencode(stdin),
             timeout=draft.spec.timeout,
             keep_visible=self._keep_visible,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
@@ -22,14 +21,25 @@ from pfsmount.repo.store import Store
 from runner.collect import Collector, Finished
 from runner.datum import Datum
 from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
-from runner.jobs import JobDirectory
+from runner.scratch import Scratch, ScratchPool
 from runner.staging import Staged, Staging
 from runner.state import Event, JobState, advance
 
 LOOKAHEAD = 10_000
 """Datums that are planned ahead: so many are known before the first one runs."""
-_DONE_MAX = 256
+_DONE_MAX = 64
 _TAKE_AT_ONCE = 32
+_STAGERS_MAX = 4
+_NOT_RUN_EXIT = 125
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A datum whose inputs are staged."""
+
+    datum: Datum
+    scratch: Scratch
+    staged: Staged
 
 
 class Work:
@@ -69,8 +79,8 @@ class Schedule:
     executor: Executor
     staging: Staging
     collector: Collector
-    directory: JobDirectory
-    task_of: Callable[[Datum, Path, Staged], Task]
+    pool: ScratchPool
+    task_of: Callable[[Datum, Scratch, Staged], Task]
     workers: int
     fail_fast: bool
     on_change: Callable[[JobState, int | None], None]
@@ -103,18 +113,25 @@ class Schedule:
         """
         self._know_total(work)
         send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
-        send_todo, todo = trio.open_memory_channel[Datum](self.workers)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect, done)
             async with send_done:
                 with self._running:
-                    async with trio.open_nursery() as pool:
-                        pool.start_soon(self._feed, first, work, send_todo)
-                        async with todo:
-                            pool.start_soon(self._slot, worker, todo.clone(), send_done.clone())
-                            for _ in range(self.workers - 1):
-                                pool.start_soon(self._slot, None, todo.clone(), send_done.clone())
+                    await self._run_pool(first, work, worker, send_done)
         self.state = advance(self.state, Event.DATUMS_ENDED)
+
+    async def _run_pool(
+        self, first: list[Datum], work: Work, worker: Worker, done: trio.MemorySendChannel[Finished]
+    ) -> None:
+        send_todo, todo = trio.open_memory_channel[Datum](0)
+        send_ready, ready = trio.open_memory_channel[Ready](self.workers)
+        async with trio.open_nursery() as pool:
+            pool.start_soon(self._feed, first, work, send_todo)
+            async with todo, send_ready, ready:
+                for _ in range(min(self.workers, _STAGERS_MAX)):
+                    pool.start_soon(self._stage, todo.clone(), send_ready.clone(), done.clone())
+                for slot in range(self.workers):
+                    pool.start_soon(self._slot, None if slot else worker, ready.clone(), done.clone())
 
     async def _feed(self, first: list[Datum], work: Work, todo: trio.MemorySendChannel[Datum]) -> None:
         async with todo:
@@ -134,68 +151,85 @@ class Schedule:
         if work.exhausted and self.total is None:
             self.total = self.kept + work.planned
 
+    async def _stage(
+        self,
+        todo: trio.MemoryReceiveChannel[Datum],
+        ready: trio.MemorySendChannel[Ready],
+        done: trio.MemorySendChannel[Finished],
+    ) -> None:
+        """Make inputs visible before a worker asks for them."""
+        async with todo, ready, done:
+            async for datum in todo:
+                prepared = await trio.to_thread.run_sync(self._prepare, datum)
+                if prepared is None:
+                    await _hand_over(Finished(datum, None, None), done)
+                    continue
+                self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
+                await ready.send(prepared)
+
+    def _prepare(self, datum: Datum) -> Ready | None:
+        """Stage a datum; None when another job has finished it since it was planned."""
+        if find_result(self.store, datum.key) is not None:
+            return None
+        scratch = self.pool.take()
+        return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
+
     async def _slot(
         self,
         worker: Worker | None,
-        todo: trio.MemoryReceiveChannel[Datum],
+        ready: trio.MemoryReceiveChannel[Ready],
         done: trio.MemorySendChannel[Finished],
     ) -> None:
         """One worker after another, until there is nothing to do."""
-        async with todo, done:
-            again = None if worker is None else await self._serve(worker, None, todo, done)
-            while (datum := again or await _receive(todo)) is not None:
+        async with ready, done:
+            again = None if worker is None else await self._serve(worker, None, ready, done)
+            while (datum := again or await _receive(ready)) is not None:
                 async with self.executor.open_worker() as another:
-                    again = await self._serve(another, datum, todo, done, last_try=again is not None)
+                    again = await self._serve(another, datum, ready, done, last_try=again is not None)
 
     async def _serve(
         self,
         worker: Worker,
-        datum: Datum | None,
-        todo: trio.MemoryReceiveChannel[Datum],
+        prepared: Ready | None,
+        ready: trio.MemoryReceiveChannel[Ready],
         done: trio.MemorySendChannel[Finished],
         *,
         last_try: bool = False,
-    ) -> Datum | None:
+    ) -> Ready | None:
         """Run datums, beginning with the one given, until there is nothing to do or the worker is lost.
 
         Returns the datum that another worker is to try again.
         """
-        if datum is None:
-            datum = await _receive(todo)
-        while datum is not None:
+        if prepared is None:
+            prepared = await _receive(ready)
+        while prepared is not None:
             if not self._draining:
                 try:
-                    finished = await self._run_one(worker, datum)
+                    finished = await self._run_one(worker, prepared)
                 except WorkerLost as error:
                     if not last_try:
-                        return datum
-                    await _hand_over(Finished(datum, self.directory.new_scratch(), _failed(error)), done)
+                        return await trio.to_thread.run_sync(self._prepare_again, prepared)
+                    await _hand_over(Finished(prepared.datum, prepared.scratch, _failed(error)), done)
                     return None
                 await _hand_over(finished, done)
             last_try = False
-            datum = await _receive(todo)
+            prepared = await _receive(ready)
         return None
 
-    async def _run_one(self, worker: Worker, datum: Datum) -> Finished:
-        prepared = await trio.to_thread.run_sync(self._prepare, datum)
-        if prepared is None:
-            return Finished(datum, None, None)
-        scratch, staged = prepared
-        self.dangling += staged.dangling[:1] if len(self.dangling) < 10 else ()
+    def _prepare_again(self, prepared: Ready) -> Ready:
+        """Stage a datum anew, of which nobody knows what it has done."""
+        self.pool.give_back(prepared.scratch)
+        scratch = self.pool.take()
+        return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs))
+
+    async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
         try:
-            outcome = await worker.run(self.task_of(datum, scratch, staged))
+            outcome = await worker.run(self.task_of(prepared.datum, prepared.scratch, prepared.staged))
         except WorkerLost:
             raise
         except ExecutorError as error:
             outcome = _failed(error)
-        return Finished(datum, scratch, outcome)
-
-    def _prepare(self, datum: Datum) -> tuple[Path, Staged] | None:
-        """Stage a datum; None when another job has finished it since it was planned."""
-        if find_result(self.store, datum.key) is not None:
-            return None
-        scratch = self.directory.new_scratch()
-        return scratch, self.staging.stage(datum, scratch / "in")
+        return Finished(prepared.datum, prepared.scratch, outcome)
 
     async def _collect(self, done: trio.MemoryReceiveChannel[Finished]) -> None:
         async with done:
@@ -227,9 +261,9 @@ class Schedule:
         return events
 
 
-async def _receive(todo: trio.MemoryReceiveChannel[Datum]) -> Datum | None:
+async def _receive(ready: trio.MemoryReceiveChannel[Ready]) -> Ready | None:
     try:
-        return await todo.receive()
+        return await ready.receive()
     except trio.EndOfChannel:
         return None
 
@@ -261,4 +295,4 @@ async def _hand_over(finished: Finished, done: trio.MemorySendChannel[Finished])
 def _failed(error: PfsError) -> Outcome:
     """The end of a datum that the executor could not bring to one."""
     now = time.time_ns()
-    return Outcome(Reason.FAILED, None, None, error.message, now, now, 0, 0.0, 0.0)
+    return Outcome(Reason.FAILED, _NOT_RUN_EXIT, None, error.message, now, now, 0, 0.0, 0.0)

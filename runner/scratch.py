@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
 from pfsmount.objects.layout import disk_errors
 
 
-@dataclass(frozen=True, slots=True)
 class Scratch:
     """The directory of one datum at a time."""
 
-    path: Path
+    __slots__ = ("inputs", "log", "out", "path")
 
-    @property
-    def inputs(self) -> Path:
-        return self.path / "in"
-
-    @property
-    def out(self) -> Path:
-        return self.path / "out"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.inputs = path / "in"
+        self.out = path / "out"
+        self.log = path / "log"
 
 
 class ScratchPool:
@@ -60,18 +52,11 @@ class ScratchPool:
 
     def give_back(self, scratch: Scratch) -> None:
         """Empty one, for the next datum. One that cannot be emptied stays until the job ends."""
-        _empty(os.fsencode(scratch.inputs))
-        _empty(os.fsencode(scratch.out))
-        if not _is_fresh(scratch.out):
+        usable = _empty(os.fsencode(scratch.inputs)) and _empty(os.fsencode(scratch.out))
+        if usable and not _is_fresh(scratch.out):
             remove_tree(scratch.out)
-            with suppress(OSError):
-                _make_out(scratch)
-        try:
-            os.truncate(scratch.log, 0)
-            usable = not os.listdir(scratch.inputs) and not os.listdir(scratch.out)
-        except OSError:
-            return
-        if usable:
+            usable = _try(lambda: _make_out(scratch))
+        if usable and _try(lambda: os.truncate(scratch.log, 0)):
             with self._lock:
                 self._free.append(scratch)
 
@@ -94,26 +79,33 @@ def _is_fresh(out: Path) -> bool:
 def remove_tree(path: Path) -> None:
     """Delete a directory whatever modes its directories have; errors leave the rest. What is mounted in it stays."""
     directory = os.fsencode(path)
-    _empty(directory)
-    with suppress(OSError):
-        os.rmdir(directory)
+    if _empty(directory):
+        _try(lambda: os.rmdir(directory))
 
 
-def _empty(directory: bytes) -> None:
-    with suppress(OSError):
-        for item in _list(directory):
-            if item.is_dir(follow_symlinks=False):
-                _empty(item.path)
-                with suppress(OSError):
-                    os.rmdir(item.path)
-            else:
-                with suppress(OSError):
-                    os.unlink(item.path)
+def _empty(directory: bytes) -> bool:
+    """Delete what is in a directory; False when something stays."""
+    try:
+        with os.scandir(directory) as scan:
+            items = list(scan)
+    except PermissionError:
+        # an ordinary user's program took its own permission away
+        return _try(lambda: os.chmod(directory, 0o700)) and os.access(directory, os.R_OK) and _empty(directory)
+    except OSError:
+        return False
+    gone = True
+    for item in items:
+        path = item.path
+        if item.is_dir(follow_symlinks=False):
+            gone &= _empty(path) and _try(lambda path=path: os.rmdir(path))
+        else:
+            gone &= _try(lambda path=path: os.unlink(path))
+    return gone
 
 
-def _list(directory: bytes) -> list[os.DirEntry[bytes]]:
-    info = os.stat(directory, follow_symlinks=False)
-    if stat.S_IMODE(info.st_mode) & 0o700 != 0o700:
-        os.chmod(directory, 0o700)
-    with os.scandir(directory) as scan:
-        return list(scan)
+def _try(change: Callable[[], None]) -> bool:
+    try:
+        change()
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import importlib.util
@@ -29,6 +30,7 @@ FUSE_DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 FS_TYPE = "pfs"
 _SOURCE = "pfs:"
+MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
@@ -168,18 +170,34 @@ def lazy_unmount(point: str) -> None:
     run_unmount(point, lazy=True)
 
 
-def run_unmount(point: str, *, lazy: bool) -> None:
-    """Unmount as root or through fusermount3. Raises Busy, PermissionDenied, Unavailable."""
+def run_unmount(point: str, *, lazy: bool, force: bool = False) -> None:
+    """Unmount as root or through fusermount3. `force` (root) aborts the FUSE connection: what waits for the daemon fails.
+
+    Raises Busy, PermissionDenied, Unavailable.
+    """
     if os.getuid() == 0:
-        command = ["umount", "-i", *(["-l"] if lazy else []), "--", point]
-    else:
-        command = [require_fusermount(), "-u", *(["-z"] if lazy else []), "--", point]
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
+        number = _umount2(point, flags)
+        if number == errno.EBUSY:
+            raise Busy(f"{point} is in use")
+        if number:
+            raise PermissionDenied(f"cannot unmount {point}: {os.strerror(number)}")
+        return
+    command = [require_fusermount(), "-u", *(["-z"] if lazy else []), "--", point]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        text = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{command[0]} failed"
+        text = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "fusermount3 failed"
         if "busy" in text:
             raise Busy(f"{point} is in use")
         raise PermissionDenied(f"cannot unmount {point}: {text}")
+
+
+def _umount2(point: str, flags: int) -> int:
+    """The errno of umount2(2), or 0."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(point), flags) == 0:
+        return 0
+    return ctypes.get_errno()
 
 
 def require_fusermount() -> str:

@@ -448,7 +448,7 @@ class _Mark:
         self.reached = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
-    def __index__(self) -> int:
+    def __int__(self) -> int:
         self._token.run_sync_soon(self.reached.set)
         raise FileNotFoundError(errno.ENOENT, "the mark was reached")
 

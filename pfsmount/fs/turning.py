@@ -186,7 +186,7 @@ class Turning:
                 unversioned = tuple(cut.unversioned)
                 if not worktree.is_worth_a_commit(cut, root):
                     return CommitResult(None, unversioned, Effects([], []))
-                await in_thread(batch.prepare)
+                await in_thread(batch.flush)
                 async with self._quiet():
                     after = worktree.settle(cut)
                     try:

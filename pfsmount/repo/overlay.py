@@ -54,7 +54,7 @@ class WouldBlock(Exception):
 
 
 class NowaitReader:
-    """A reader of the store for a thread that must not wait: `get` has only what `WouldBlock.work` fetched."""
+    """A reader of the store for a thread that must not wait: `get` has only what is in memory or what `WouldBlock.work` fetched."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -69,8 +69,10 @@ class NowaitReader:
         return self._objects.verified
 
     def get(self, id: ObjectId) -> bytes:
-        """Raises WouldBlock unless the object was just fetched."""
+        """Raises WouldBlock, NotFound, Corrupt."""
         raw = self._fetched.pop(id, None)
+        if raw is None:
+            raw = self._objects.get_nowait(id)
         if raw is None:
             raise WouldBlock(lambda: self._fetch(id))
         return raw

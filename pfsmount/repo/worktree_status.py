@@ -193,6 +193,17 @@ class WorktreeLook(WorktreeRebase):
                     stack.append((node, (*path, EntryName(name))))
         return sorted(found)
 
+    def count_changes(self) -> int:
+        """How many names the journal speaks of: about how much is uncommitted, without comparing anything."""
+        count = 0
+        stack = [self.root]
+        while stack:
+            change = stack.pop().change
+            if change is not None:
+                count += len(change.hidden.union(change.names))
+                stack.extend(node for node in change.names.values() if node.kind is NodeKind.DIRECTORY)
+        return count
+
     @property
     def is_clean(self) -> bool:
         """True when the journal has nothing to say."""

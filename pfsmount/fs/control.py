@@ -1,0 +1,153 @@
+"""Uncommitted work as the commands see it: through the mount that owns it, or directly when no mount does.
+
+    with open_worktree(store, "images", "master") as worktree:
+        worktree.status(), worktree.commit("message"), worktree.discard(paths)
+
+Nothing here imports trio or pyfuse3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pfsmount.errors import Busy, PfsError
+from pfsmount.fs.answers import Answer, Request, error_of, short_path, status_of
+from pfsmount.fs.records import MountRecord, live_mounts
+from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
+from pfsmount.repo.overlay_nodes import Effects
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree import CommitResult, Worktree, owner_of, worktree_path
+from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
+
+T = TypeVar("T")
+_CONNECT_SECONDS = 10
+_REFRESH_SECONDS = 2
+_TRIES = 5
+
+
+def ask(path: Path, request: Request, *, timeout: float | None = None) -> Answer:
+    """One request to a mount's control socket; without `timeout` (seconds) it may take as long as it takes.
+
+    Raises what the mount answers, OSError when there is nobody.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout or _CONNECT_SECONDS)
+        with short_path(path) as name:
+            connection.connect(name)
+        connection.settimeout(timeout)
+        connection.sendall(json.dumps(request).encode("ascii") + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        line = b"".join(iter(lambda: connection.recv(65536), b""))
+    if not line.endswith(b"\n"):
+        raise ConnectionResetError("the mount ended before it answered")
+    answer = json.loads(line)
+    assert isinstance(answer, dict)
+    if "error" in answer:
+        raise error_of(answer)
+    return answer
+
+
+class OpenWorktree:
+    """The worktree of a branch, whoever has it. Each call asks the owner, or becomes the owner for that call."""
+
+    def __init__(self, store: Store, repo: str, branch: str) -> None:
+        """Raises NotFound."""
+        self._store, self._repo, self._branch = store, repo, branch
+        self._path = worktree_path(store.path, store.repo(repo), branch)
+        store.head(repo, branch)
+
+    def _anyhow(self, request: Request, remote: Callable[[Answer], T], local: Callable[[Worktree], T]) -> T:
+        """Ask the owner of the worktree, or become the owner for one call. Raises Busy, and what the call raises."""
+        failure: PfsError | None = None
+        for _ in range(_TRIES):
+            owner = owner_of(self._path)
+            if owner is not None and owner.get("socket"):
+                path = self._store.path / "run" / os.path.basename(str(owner["socket"]))
+                try:
+                    return remote(ask(path, {**request, "repo": self._repo, "branch": self._branch}))
+                except OSError as error:
+                    failure = Busy(f"the mount that has the changes of {self._repo}@{self._branch} does not answer: {error}")
+                    continue
+            try:
+                with Worktree.open(self._store, self._repo, self._branch, own=True) as worktree:
+                    return local(worktree)
+            except Busy as error:  # somebody became the owner meanwhile
+                failure = error
+        assert failure is not None
+        raise failure
+
+    def status(self) -> WorktreeStatus:
+        """What is uncommitted. Raises Busy, OSError, Corrupt."""
+        if owner_of(self._path) is None and not any(self._path.glob("journal.*")):
+            with Worktree.open(self._store, self._repo, self._branch) as worktree:  # nothing to take the lock for
+                return worktree.status()
+        return self._anyhow({"op": "status"}, status_of, _followed_status)
+
+    def changes(self) -> tuple[WorktreeChange, ...]:
+        """The changes in `status`."""
+        return self.status().changes
+
+    def commit(
+        self, message: str, paths: Sequence[RepoPath] | None = None, *, author: str | None = None
+    ) -> CommitResult:
+        """Commit what is uncommitted, or what is at and below `paths`. Every live mount shows it when this returns.
+
+        Raises Conflict, NotFound, Busy, NoSpace, OSError, Corrupt; then nothing is committed and nothing lost.
+        """
+        author = self._store.author if author is None else author
+        request: Request = {"op": "commit", "message": message, "author": author, "paths": _texts(paths)}
+
+        def remote(answer: Answer) -> CommitResult:
+            id = answer["commit"]
+            commit = None if id is None else self._store.read_commit(parse_object_id(id))
+            return CommitResult(commit, tuple(parse_path(path) for path in answer["unversioned"]), Effects([], []))
+
+        done = self._anyhow(request, remote, lambda worktree: worktree.commit(message, paths, author=author))
+        refresh(self._store)
+        return done
+
+    def discard(self, paths: Sequence[RepoPath] | None = None) -> None:
+        """Give up what is uncommitted, or what is at and below `paths`. Raises NotFound, Busy, NoSpace, OSError, Corrupt."""
+        request: Request = {"op": "discard", "paths": _texts(paths)}
+        self._anyhow(request, lambda answer: None, lambda worktree: _discard(worktree, paths))
+        refresh(self._store)
+
+
+@contextmanager
+def open_worktree(store: Store, repo: str, branch: str) -> Iterator[OpenWorktree]:
+    """The uncommitted work of a branch, whoever has it. Raises NotFound."""
+    yield OpenWorktree(store, repo, branch)
+
+
+def _followed_status(worktree: Worktree) -> WorktreeStatus:
+    worktree.follow()
+    return worktree.status()
+
+
+def _discard(worktree: Worktree, paths: Sequence[RepoPath] | None) -> None:
+    worktree.discard(paths)
+
+
+def _texts(paths: Sequence[RepoPath] | None) -> list[str] | None:
+    return None if paths is None else [os.fsdecode(path_bytes(path)) for path in paths]
+
+
+def refresh(store: Store) -> None:
+    """Let every live mount of the store show all heads as they are now. One that does not answer follows by itself."""
+    for record in live_mounts(store.path):
+        with suppress(OSError, PfsError, ValueError):
+            ask(store.path / "run" / record.socket, {"op": "refresh"}, timeout=_REFRESH_SECONDS)
+
+
+def mount_info(record: MountRecord) -> dict[str, Any]:
+    """What a live mount says of itself; its record alone when it does not answer."""
+    try:
+        return ask(Path(record.store) / "run" / record.socket, {"op": "info"}, timeout=_REFRESH_SECONDS)
+    except (OSError, PfsError, ValueError):
+        return {**record.as_json(), "uncommitted": None}

@@ -1,0 +1,122 @@
+"""The socket by which commands ask the daemon that serves a mount: one JSON line there, one back.
+
+| request | answer |
+|---|---|
+| `{"op": "info"}` | what is mounted and how much is uncommitted |
+| `{"op": "refresh"}` | `{}`, once the mount shows all heads as they are |
+| `{"op": "status", "repo", "branch"}` | see `status_json` |
+| `{"op": "commit", "repo", "branch", "message", "paths", "author"}` | `{"commit": id or null, "unversioned": [paths]}` |
+| `{"op": "discard", "repo", "branch", "paths"}` | `{}` |
+
+An error is `{"error": {"kind", "message", "hint", "paths"}}`. The socket lies in the store's `run/`, which only its owner can enter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+
+import trio
+
+from pfsmount.errors import Busy, InvalidInput, PfsError
+from pfsmount.fs.answers import Answer, Request, error_json, short_path, status_json
+from pfsmount.fs.filesystem import Branch, Filesystem
+from pfsmount.fs.records import MountRecord
+from pfsmount.ids import RepoPath, parse_path, path_bytes
+from pfsmount.repo.overlay_nodes import ReadOnly
+
+log = logging.getLogger(__name__)
+_LINE_MAX = 1 << 20
+
+
+class ControlServer:
+    """Answers requests of one mount."""
+
+    def __init__(self, filesystem: Filesystem, record: MountRecord) -> None:
+        self._fs = filesystem
+        self._record = record
+
+    async def serve(self, path: Path) -> None:
+        """Listen at `path` until cancelled."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            with short_path(path) as name:
+                listener.bind(name)
+            os.chmod(path, 0o600)
+            listener.listen(64)
+            await trio.serve_listeners(self._handle, [trio.SocketListener(trio.socket.from_stdlib_socket(listener))])
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                answer = await self._answer(await _receive_line(stream))
+                await stream.send_all(json.dumps(answer).encode("ascii") + b"\n")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # whoever asked is gone; what was asked for is done all the same
+
+    async def _answer(self, line: bytes) -> Answer:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise InvalidInput("a request is a JSON object")
+            return await self._dispatch(request)
+        except PfsError as error:
+            return error_json(error)
+        except (ValueError, KeyError, TypeError) as error:
+            return error_json(InvalidInput(f"the mount does not understand the request: {error!r}"))
+        except OSError as error:
+            return error_json(PfsError(f"the mount could not do it: {error}"))
+        except Exception as error:  # one request must not end the daemon
+            log.exception("a request on the control socket failed")
+            return error_json(PfsError(f"something unforeseen went wrong in the mount: {error!r}", hint=self._record.log))
+
+    async def _dispatch(self, request: Request) -> Answer:
+        op = request["op"]
+        if op == "info":
+            return await self._info()
+        if op == "refresh":
+            await self._fs.follow()
+            return {}
+        branch = await self._fs.branch(request["repo"], request["branch"])
+        if op == "status":
+            return status_json(await branch.turning.status())
+        if op == "commit":
+            return await self._commit(branch, request)
+        if op == "discard":
+            await branch.turning.discard(_paths(request))
+            return {}
+        raise InvalidInput(f"the mount does not know the request '{op}'", hint="unmount and mount again after an upgrade")
+
+    async def _commit(self, branch: Branch, request: Request) -> Answer:
+        try:
+            result = await branch.turning.commit(request["message"], _paths(request), request.get("author"))
+        except ReadOnly as error:
+            raise Busy(error.message, hint=error.hint) from None
+        return {
+            "commit": None if result.commit is None else result.commit.id.hex(),
+            "unversioned": [os.fsdecode(path_bytes(path)) for path in result.unversioned],
+        }
+
+    async def _info(self) -> Answer:
+        uncommitted = {}
+        for branch in self._fs.opened_branches():
+            if branch.worktree.owned and not branch.worktree.is_clean:
+                uncommitted[branch.title] = branch.worktree.count_changes()
+        return {**self._record.as_json(), "uncommitted": uncommitted}
+
+
+def _paths(request: Request) -> list[RepoPath] | None:
+    paths = request.get("paths")
+    return None if paths is None else [parse_path(path) for path in paths]
+
+
+async def _receive_line(stream: trio.SocketStream) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        block = await stream.receive_some(65536)
+        line += block
+        if not block or len(line) > _LINE_MAX:
+            break
+    return bytes(line)

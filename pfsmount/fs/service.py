@@ -1,0 +1,53 @@
+"""The event loop of a mount: requests, the control socket, the look for moved heads, signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+
+import trio
+
+from pfsmount.fs import operations as fuse
+from pfsmount.fs.filesystem import Filesystem
+from pfsmount.fs.records import MountRecord
+from pfsmount.fs.server import ControlServer
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
+"""How often heads moved by other processes are looked for: they show within twice this."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def serve(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
+    """Serve until the filesystem is unmounted or a signal comes."""
+    trio.run(_main, filesystem, record, socket)
+
+
+async def _main(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_signals)
+        nursery.start_soon(ControlServer(filesystem, record).serve, socket)
+        nursery.start_soon(_poll, filesystem)
+        await fuse.serve()
+        nursery.cancel_scope.cancel()
+
+
+async def _signals(task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(*_SIGNALS) as received:
+        task_status.started()
+        async for number in received:
+            log.info("ending: %s", signal.Signals(number).name)
+            fuse.stop()
+            return
+
+
+async def _poll(filesystem: Filesystem) -> None:
+    while True:
+        await trio.sleep(POLL_SECONDS)
+        try:
+            if filesystem.needs_follow():
+                await filesystem.follow()
+        except Exception:  # the next round may do better; ending the mount would not
+            log.exception("looking for moved branches failed")
+            await trio.sleep(1)
