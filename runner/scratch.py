@@ -1,4 +1,4 @@
-"""Scratch directories of datums: `in/` for inputs, `out/` for results, `log`.
+"""Scratch directories of datums: `in/<input>/` for inputs, `out/` for results, `log`.
 
 Making and deleting a directory with a few entries takes a disk about a millisecond, as long as a small program; so they are emptied and
 used again, unless a program has changed the directory `out/` itself.
@@ -52,11 +52,11 @@ class ScratchPool:
 
     def give_back(self, scratch: Scratch) -> None:
         """Empty one, for the next datum. One that cannot be emptied stays until the job ends."""
-        usable = _empty(os.fsencode(scratch.inputs)) and _empty(os.fsencode(scratch.out))
+        usable = _empty_inputs(scratch.inputs) and _empty(os.fsencode(scratch.out))
         if usable and not _is_fresh(scratch.out):
             remove_tree(scratch.out)
-            usable = _try(lambda: _make_out(scratch))
-        if usable and _try(lambda: os.truncate(scratch.log, 0)):
+            usable = _try(_make_out, scratch)
+        if usable and _try(os.truncate, scratch.log, 0):
             with self._lock:
                 self._free.append(scratch)
 
@@ -80,32 +80,43 @@ def remove_tree(path: Path) -> None:
     """Delete a directory whatever modes its directories have; errors leave the rest. What is mounted in it stays."""
     directory = os.fsencode(path)
     if _empty(directory):
-        _try(lambda: os.rmdir(directory))
+        _try(os.rmdir, directory)
+
+
+def _empty_inputs(inputs: Path) -> bool:
+    """The directories of the inputs stay: the next datum has the same ones."""
+    try:
+        with os.scandir(os.fsencode(inputs)) as scan:
+            return all(item.is_dir(follow_symlinks=False) and _empty(item.path) for item in scan)
+    except OSError:
+        return False
 
 
 def _empty(directory: bytes) -> bool:
     """Delete what is in a directory; False when something stays."""
+    # an ordinary user's program may have taken its own permission away
+    return _delete_in(directory) or (_try(os.chmod, directory, 0o700) and _delete_in(directory))
+
+
+def _delete_in(directory: bytes) -> bool:
     try:
         with os.scandir(directory) as scan:
             items = list(scan)
-    except PermissionError:
-        # an ordinary user's program took its own permission away
-        return _try(lambda: os.chmod(directory, 0o700)) and os.access(directory, os.R_OK) and _empty(directory)
     except OSError:
         return False
     gone = True
     for item in items:
         path = item.path
         if item.is_dir(follow_symlinks=False):
-            gone &= _empty(path) and _try(lambda path=path: os.rmdir(path))
+            gone &= _empty(path) and _try(os.rmdir, path)
         else:
-            gone &= _try(lambda path=path: os.unlink(path))
+            gone &= _try(os.unlink, path)
     return gone
 
 
-def _try(change: Callable[[], None]) -> bool:
+def _try(change: Callable[..., None], *arguments: object) -> bool:
     try:
-        change()
+        change(*arguments)
     except OSError:
         return False
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +44,10 @@ class Staging(Protocol):
     def name(self) -> str: ...
 
     def stage(self, datum: Datum, scratch: Path) -> Staged:
-        """What to bind for a datum. `scratch` is an empty directory that is deleted after it. Raises NoSpace, Corrupt."""
+        """What to bind for a datum. `scratch` is a directory of its own, in which there may be empty ones of the inputs' names.
+
+        Raises NoSpace, Corrupt.
+        """
         ...
 
 
@@ -68,9 +72,11 @@ class CopyStaging:
 
     def _place(self, match: Match, place: bytes) -> list[tuple[bytes, bytes]]:
         """The matched entry, below the directories that lead to it. Returns path and target of its symlinks."""
-        leading = []
+        _make_top(place)
+        leading: list[bytes] = []
         for part in match.path:
-            os.mkdir(place)
+            if leading:
+                os.mkdir(place)
             leading.append(place)
             place += b"/" + part
         links: list[tuple[bytes, bytes]] = []
@@ -86,7 +92,8 @@ class CopyStaging:
             os.utime(place, ns=(FIXED_NS, FIXED_NS), follow_symlinks=False)
             links.append((path, entry.target))
         elif entry.kind is Kind.DIRECTORY:
-            os.mkdir(place)
+            if path != b"/":
+                os.mkdir(place)
             for name, child in entries(self._objects, entry.id):
                 self._write(child, place + b"/" + name, path.rstrip(b"/") + b"/" + name, links)
             _finish(place)
@@ -104,6 +111,12 @@ class CopyStaging:
             os.utime(fd, ns=(FIXED_NS, FIXED_NS))
         finally:
             os.close(fd)
+
+
+def _make_top(place: bytes) -> None:
+    """The directory of an input; there already when the scratch directory has been used before."""
+    with suppress(FileExistsError):
+        os.mkdir(place)
 
 
 def _finish(directory: bytes) -> None:

@@ -44,7 +44,9 @@ def objects(tmp_path: Path) -> Iterator[ObjectStore]:
     opened.close()
 
 
-def run_command(module: str, store: Path, *args: str | bytes, **options: object) -> subprocess.CompletedProcess[str]:
+def run_command(
+    module: str, store: Path, *args: str | bytes | Path, **options: object
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m module args` against a store; `check=False` unless given, text output, surrogateescape."""
     env = {**os.environ, "PFS_STORE": str(store), "PFS_AUTHOR": "tester@here", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *args]

@@ -139,6 +139,7 @@ def change_letter(change: Change) -> str:
 
 def change_json(change: Change) -> dict[str, Any]:
     """A change as JSON."""
+    entry = change.new or change.old
     return {
         "change": change_letter(change),
         "path": os.fsdecode(b"/".join(change.path)),
@@ -146,7 +147,7 @@ def change_json(change: Change) -> dict[str, Any]:
         "new_id": None if change.new is None else change.new.id.hex(),
         "old_size": None if change.old is None else change.old.size,
         "new_size": None if change.new is None else change.new.size,
-        "kind": ((change.new or change.old).kind.name.lower()) if change.new or change.old else None,
+        "kind": None if entry is None else entry.kind.name.lower(),
     }
 
 

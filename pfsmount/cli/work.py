@@ -158,11 +158,31 @@ def _edited_message(store: Store, repo: str, branch: str) -> str:
     if not changes:
         return "commit"
     lines = [f"# {_LETTERS[change.what]}  {display(path_bytes(change.path))}" for change in changes[:100]]
-    text = typer.edit("\n".join(["", f"# Commit of {repo}@{branch}; lines with # are left out.", *lines]))
-    kept = "\n".join(line for line in (text or "").split("\n") if not line.startswith("#")).strip()
+    text = _edit("\n".join(["", f"# Commit of {repo}@{branch}; lines with # are left out.", *lines, ""]))
+    kept = "\n".join(line for line in text.split("\n") if not line.startswith("#")).strip()
     if not kept:
         raise InvalidInput("no message, so no commit was made", hint="give one with -m")
     return kept
+
+
+def _edit(text: str) -> str:
+    """Let the user edit a text in $VISUAL or $EDITOR. Raises InvalidInput when there is no such program or it fails."""
+    import shlex
+    import subprocess
+    import tempfile
+
+    editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    with tempfile.NamedTemporaryFile("w+", prefix="pfs-", suffix=".txt", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        try:
+            subprocess.run([*editor, file.name], check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise InvalidInput(
+                f"the editor '{' '.join(editor)}' did not work, so no commit was made", hint="give a message with -m"
+            ) from None
+        with open(file.name, errors="surrogateescape") as edited:  # editors replace the file
+            return edited.read()
 
 
 def discard(

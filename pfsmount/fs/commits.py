@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pfsmount.objects.store import Reader
 from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step
+from pfsmount.objects.store import Reader
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, open_content
 from pfsmount.tree.directory import entries, lookup

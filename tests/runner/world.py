@@ -189,7 +189,11 @@ class World:
 
 
 async def upper(view: View) -> int:
-    """Writes each of its files in capitals, under the same name."""
+    """Writes each of its files in capitals, under the same name; one that begins with `bad` is a failure."""
+    return _upper(view)
+
+
+def _upper(view: View) -> int:
     for bind in view.task.binds:
         base = os.fsdecode(bind.source)
         for directory, _, names in os.walk(base):
