@@ -110,6 +110,7 @@ def run_and_print(store: Store, request: RunRequest) -> int:
         with output.Progress("running") as bar:
             result = run_job(store, spec, caller(), options, Watcher(bar))
         print_result(store, result)
+    _show_in_mounts(store)
     return _EXITS.get(result.phase, output.EXIT_FAILED)
 
 
@@ -129,6 +130,13 @@ def _mind_uncommitted(store: Store, spec: JobSpec, message: str | None) -> None:
             made = worktree.commit(message).commit
         if made is not None:
             output.note(f"pfsjob: committed; {repo}@{branch} is now {made.id.hex()[:12]}")
+
+
+def _show_in_mounts(store: Store) -> None:
+    """So that whoever looks next sees the results; without this, mounts follow in a moment."""
+    from pfsmount.fs.control import refresh
+
+    refresh(store)
 
 
 def result_json(result: JobResult) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def failure_json(datum: DatumRecord) -> dict[str, Any]:
 
 def print_result(store: Store, result: JobResult) -> None:
     """How a job ended, for people."""
-    total = output.plural(result.state.done, "datum").replace("datums", "datums")
+    total = output.plural(result.state.done, "datum")
     if result.nothing_to_do:
         output.say(f"nothing to do: {result.output} has the results of {total} already, by {result.id}")
         output.say(counts(result.state))
@@ -175,8 +183,8 @@ def print_result(store: Store, result: JobResult) -> None:
             why = result.reason or f"{output.plural(result.state.failed, 'datum')} failed"
             output.note(f"pfsjob: {why}; nothing was committed to {result.output}")
     if result.state.processed:
-        kept = output.plural(result.state.processed, "datum that ended well")
-        output.note(f"  {kept.replace('wells', 'well')} kept: the next run does only what is missing")
+        kept = output.plural(result.state.processed, "finished datum")
+        output.note(f"  kept: {kept}; the next run does only what is missing")
 
 
 def _print_commit(store: Store, result: JobResult) -> None:

@@ -158,8 +158,9 @@ class Overlay:
                 return
             del self.nodes[at.ino]
             self.unpin(at)
-            if at.change is not None and at.change.data is not None:
-                self.data.delete(at.change.number)
+            change = at.change
+            if change is not None and change.data is not None and change.owns_file and self.owns_data:
+                self.data.delete(change.number)
             parent = at.parent
             if parent is not None:
                 parent.children -= 1

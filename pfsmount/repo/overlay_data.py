@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pfsmount.repo.overlay_nodes import FileStat
+from pfsmount.repo.overlay_nodes import FileStat, Stale
 
 _OPEN_MAX = 1024
 _COPY_BYTES = 1 << 20
@@ -50,13 +50,15 @@ class DataFiles:
         return fd
 
     def fd(self, number: int) -> int:
-        """The descriptor of an existing file, valid until the next call here. Raises OSError."""
+        """The descriptor of an existing file, valid until the next call here. Raises Stale, OSError."""
         fd = self._open.get(number)
         if fd is not None:
             self._open.move_to_end(number)
             return fd
         try:
             fd = os.open(str(number), os.O_RDWR | os.O_CLOEXEC, dir_fd=self._at())
+        except FileNotFoundError:
+            raise Stale("the changes that the file was part of are committed or gone") from None
         except PermissionError:  # a read-only look at another's worktree
             fd = os.open(str(number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._at())
         self._remember(number, fd)
@@ -116,9 +118,12 @@ class DataFiles:
         return [int(name) for name in os.listdir(self._at()) if name.isdigit()]
 
     def stat(self, number: int) -> FileStat:
-        """Size, time and blocks of a file. Raises OSError."""
+        """Size, time and blocks of a file. Raises Stale, OSError."""
         fd = self._open.get(number)
-        found = os.stat(str(number), dir_fd=self._at()) if fd is None else os.fstat(fd)
+        try:
+            found = os.stat(str(number), dir_fd=self._at()) if fd is None else os.fstat(fd)
+        except FileNotFoundError:
+            raise Stale("the changes that the file was part of are committed or gone") from None
         return FileStat(found.st_size, found.st_mtime_ns, found.st_blocks)
 
     def set_mtime(self, number: int, mtime_ns: int) -> None:

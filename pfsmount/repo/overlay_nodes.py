@@ -178,6 +178,7 @@ class Change:
         "mtime_ns",
         "names",
         "number",
+        "owns_file",
         "places",
         "touched",
         "uid",
@@ -198,6 +199,8 @@ class Change:
         self.xattrs: dict[bytes, bytes] | None = None
         """None: those of the entry."""
         self.data: FileData | None = None
+        self.owns_file = True
+        """False: the data file is another node's too, so it stays when this one goes."""
         self.names: dict[bytes, Node] = {}
         """Directories: entries that the journal speaks of."""
         self.hidden: set[bytes] = set()

@@ -205,6 +205,9 @@ class Worktree(WorktreeLook):
         for number in self.data.numbers():
             if number not in used:
                 self.data.delete(number)
+        self._delete_old_journals()
+
+    def _delete_old_journals(self) -> None:
         valid = self.journal_path(self.generation).name
         for path in self.path.glob("journal.*"):
             if path.name != valid:
@@ -268,7 +271,7 @@ class Worktree(WorktreeLook):
             self.reload()
             raise WouldBlock(lambda: None)
         self.generation = state.generation
-        self._delete_leftovers(set())
+        self._delete_old_journals()
         self.journal = Journal.create(path, self.base)
         self.adopt(self.root, ROOT_NUMBER)
 
@@ -300,8 +303,9 @@ class Worktree(WorktreeLook):
             for name in change.hidden.union(change.names):
                 effects.entries.append((directory.ino, name))
                 node = change.names.get(name)
-                if node is not None:
+                if node is not None and node.change is not None:
                     stack.append(node)
+                    node.change.owns_file = False  # what is read next from the journal has it
                     self.make_stale(node)
                     self.drop_unused(node)
         self.root.change = None

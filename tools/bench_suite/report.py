@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tools.bench_suite.measure import Measured, Result
-from tools.bench_suite.row import Sizes, Unit, format_value
+from tools.bench_suite.row import SMALL, Sizes, Unit, format_value
 
 _HEAD = ("", "ours", "yardstick", "theirs", "ratio", "goal", "")
 
 
 def table(results: Sequence[Result], sizes: Sizes) -> str:
-    """All results in columns: medians, in brackets the least and the greatest value."""
+    """All results in columns: medians, in brackets the least and the greatest value.
+
+    Goals are for real sizes, so tiny ones are not judged.
+    """
     measured = [result for result in results if result.sides]
     lines = [_HEAD, *(line for result in measured for line in _lines(result, sizes))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
@@ -49,7 +52,8 @@ def _goal(result: Result, goal: Any, sizes: Sizes) -> tuple[str, str]:
         shown = f" ({value:.2f}×)"
     elif goal.kind == "extra":
         shown = f" ({format_value(value, result.row.unit)})"
-    return goal.text(result.row.unit), ("met" if goal.met(value) else "MISSED") + shown
+    verdict = "" if sizes == SMALL else "met" if goal.met(value) else "MISSED"
+    return goal.text(result.row.unit), verdict + shown
 
 
 def _spread(side: Measured, unit: Unit) -> str:
