@@ -88,7 +88,7 @@ def parse_input(text: str) -> InputSpec:
     if not _NAME.match(name) or name == "out":
         raise InvalidInput(
             f"'{display(name)}' cannot be the name of an input",
-            hint="it is a directory in /pfs: letters, digits, '_', '-', '.', and not 'out'",
+            hint="give it another, as in NAME=repo@branch:glob; it is a directory in /pfs, where 'out' is the output",
         )
     Glob(glob)
     return InputSpec(name, repo, revision, glob)

@@ -163,7 +163,7 @@ def test_a_large_argument_is_named_and_not_kept(world: World, monkeypatch: pytes
 
 def test_what_cannot_be_run(world: World) -> None:
     write(world, "script.py")
-    with pytest.raises(NotFound, match="script.py: command not found") as refused:
+    with pytest.raises(NotFound, match=r"script\.py: command not found") as refused:
         program(world, "script.py")
     assert refused.value.hint is not None
     assert "./script.py" in refused.value.hint

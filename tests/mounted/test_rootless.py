@@ -1,0 +1,121 @@
+"""The mount of an ordinary user: nobody, in a mount namespace of its own where /dev/fuse is open to all.
+
+The store, the mount point and the copy of the code that nobody can read lie in a directory of nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+
+
+def python(home: Path) -> Path:
+    """This interpreter where nobody can reach it, wherever it is installed."""
+    return home / "python" / "bin" / Path(os.path.realpath(sys.executable)).name
+
+
+def sandbox(script: str, home: Path, *, device_mode: str = "666") -> subprocess.CompletedProcess[str]:
+    """Run a shell script as nobody, where /dev/fuse has this mode. Mounts go away with the namespace."""
+    outer = f"""
+        set -e
+        mknod {home}/fusedev c 10 229
+        chmod {device_mode} {home}/fusedev
+        mount --bind {home}/fusedev /dev/fuse
+        mount --bind {sys.base_prefix} {home}/python
+        exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups sh -c "$SCRIPT"
+    """
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PFS_STORE": str(home / "store"),
+        "PFS_AUTHOR": "nobody@here",
+        "PYTHONPATH": os.pathsep.join([str(home / "code"), *(path for path in sys.path if "site-packages" in path)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SCRIPT": f"pfs() {{ {python(home)} -m pfsmount.cli.app \"$@\"; }}\n{script}",
+    }
+    return subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", outer],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    if os.getuid() != 0:
+        pytest.skip("NO ROOTLESS TEST: becoming another user needs root")
+    for program in ("unshare", "setpriv", "fusermount3"):
+        if shutil.which(program) is None:
+            pytest.skip(f"NO ROOTLESS TEST: {program} is not installed")
+    with tempfile.TemporaryDirectory(prefix="pfs-nobody-", dir="/tmp") as name:
+        path = Path(name)
+        shutil.copytree(ROOT / "pfsmount", path / "code" / "pfsmount", ignore=shutil.ignore_patterns("__pycache__"))
+        for directory, _, files in os.walk(path):
+            os.chown(directory, NOBODY, NOBODY)
+            for file in files:
+                os.chown(os.path.join(directory, file), NOBODY, NOBODY)
+        (path / "python").mkdir()
+        probe = sandbox(f"{python(path)} -c 'import trio, pyfuse3'", path)
+        if probe.returncode:
+            pytest.skip(f"NO ROOTLESS TEST: nobody cannot run this Python: {probe.stderr}")
+        yield path
+
+
+def test_mount_as_an_ordinary_user(home: Path) -> None:
+    done = sandbox(
+        """
+        set -e
+        pfs init && pfs repo create images
+        pfs mount
+        ls $HOME/pfs
+        cd $HOME/pfs/images@master
+        echo hello > file && mkdir dir && cp file dir/copy && mv dir/copy dir/moved
+        stat -c '%U %a' file
+        pfs commit images@master -m one
+        cat ../images@master~0/dir/moved
+        echo more >> file
+        cd / && pfs umount
+        pfs status images@master
+        """,
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "images@master" in lines
+    assert "nobody 644" in lines
+    assert lines.count("hello") == 1
+    assert lines[-1].split()[0] == "M"
+
+
+def test_device_that_is_closed_to_users(home: Path) -> None:
+    done = sandbox("pfs init >/dev/null; pfs mount", home, device_mode="600")
+    assert done.returncode == 1
+    assert "mode is 0600" in done.stderr
+    assert "chmod 666 /dev/fuse" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_users_need_leave(home: Path) -> None:
+    done = sandbox("pfs init >/dev/null; pfs mount --allow-other", home)
+    assert done.returncode == 1
+    assert "user_allow_other" in done.stderr
+
+
+def test_no_fusermount(home: Path) -> None:
+    done = sandbox("pfs init >/dev/null; export PATH=/nowhere; pfs mount", home)
+    assert done.returncode == 1
+    assert "fusermount3 is not installed" in done.stderr

@@ -1,0 +1,71 @@
+"""Specs: what flags mean, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pfsmount.errors import InvalidInput
+from pfsmount.revision import parse_revision
+from runner.spec import InputSpec, JobSpec, check_spec, parse_env, parse_input, parse_output, pipeline_of
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("images@master:/*", InputSpec("images", "images", parse_revision("master"), "/*")),
+        ("images@master~2:/a:b", InputSpec("images", "images", parse_revision("master~2"), "/a:b")),
+        ("x=images@master:/a=b", InputSpec("x", "images", parse_revision("master"), "/a=b")),
+        ("images@master:", InputSpec("images", "images", parse_revision("master"), "")),
+    ],
+)
+def test_inputs(text: str, expected: InputSpec) -> None:
+    assert parse_input(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["images", "images@master", "out=images@master:/", "a/b=images@master:/", "=images@m:/", "i@m+w:/", "i@m:/{"]
+)
+def test_inputs_that_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_input(text)
+
+
+def test_outputs() -> None:
+    assert parse_output("edges@dev") == ("edges", "dev")
+    assert parse_output("edges") == ("edges", "")
+    for text in ("edges@dev~1", "edges@dev:/x", "edges@abcdef1", "a/b@c"):
+        with pytest.raises(InvalidInput):
+            parse_output(text)
+
+
+def test_environment() -> None:
+    assert parse_env(["A=1", "B=x=y", "C="]) == {"A": "1", "B": "x=y", "C": ""}
+    for text in ("A", "=1", "PFS_JOB_ID=1", "PACH_X=1"):
+        with pytest.raises(InvalidInput):
+            parse_env([text])
+
+
+def spec(*inputs: str, command: str = "true", output: str = "out@master") -> JobSpec:
+    repo, branch = parse_output(output)
+    return JobSpec(tuple(parse_input(text) for text in inputs), repo, branch, (command,))
+
+
+def test_a_pipeline_is_its_inputs_and_its_output() -> None:
+    def same(one: JobSpec, other: JobSpec) -> bool:
+        return pipeline_of(one.as_json()) == pipeline_of(other.as_json())
+
+    first = spec("a@m:/*", "b@m:/")
+    assert same(first, spec("b@m:/", "a@m:/*", command="false"))
+    assert not same(first, spec("a@m:/*"))
+    assert not same(first, spec("a@m:/", "b@m:/"))
+    assert not same(first, spec("a@n:/*", "b@m:/"))
+    assert not same(first, spec("x=a@m:/*", "b@m:/"))
+    assert not same(first, spec("a@m:/*", "b@m:/", output="out@dev"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [spec(), spec("a@m:/", "a@n:/"), spec("x=out@master:/"), spec("a@m:/", command="")]
+)
+def test_parts_that_do_not_fit(wrong: JobSpec) -> None:
+    with pytest.raises(InvalidInput):
+        check_spec(wrong)

@@ -1,0 +1,196 @@
+"""What goes wrong beside the program: workers that die, a disk that is full, a stop at any point, jobs that were killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from pfsmount.errors import Corrupt, InvalidInput, NoSpace, NotFound, PfsError
+from pfsmount.repo.results import save_results
+from runner import collect
+from runner.datum import Datum
+from runner.executors.base import Obstacle, Outcome, Task, TaskRefused, Worker, WorkerLost
+from runner.executors.memory import MemoryExecutor, View
+from runner.job import StagingNeeds
+from runner.jobs import JobStore, new_job_id
+from runner.staging import CopyStaging, Staged, Staging
+from runner.state import Phase
+from tests.runner.world import World
+
+
+class Unreliable:
+    """An executor whose workers are lost, or refuse, at some datums."""
+
+    name = "unreliable"
+
+    def __init__(self, inner: MemoryExecutor, troubles: dict[str, list[PfsError]]) -> None:
+        self._inner, self.troubles = inner, troubles
+        self.opened = 0
+
+    @asynccontextmanager
+    async def open_worker(self) -> AsyncIterator[Worker]:
+        async with self._inner.open_worker() as worker:
+            self.opened += 1
+            yield _UnreliableWorker(worker, self.troubles)
+
+    async def preflight(self) -> tuple[Obstacle, ...]:
+        return await self._inner.preflight()
+
+
+class _UnreliableWorker:
+    def __init__(self, worker: Worker, troubles: dict[str, list[PfsError]]) -> None:
+        self._worker, self._troubles = worker, troubles
+
+    async def run(self, task: Task) -> Outcome:
+        pending = self._troubles.get(task.env["in"], [])
+        if pending:
+            (task.out / "half").touch()
+            raise pending.pop()
+        return await self._worker.run(task)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_lost_worker_is_replaced_and_its_datum_tried_again(world: World, workers: int) -> None:
+    world.commit({name: name.encode() for name in "abcd"})
+    executor = Unreliable(MemoryExecutor(world.programs), {"/pfs/in/b": [WorkerLost("gone")]})
+    result = world.run(executor=executor, workers=workers)
+    assert result.phase is Phase.SUCCESS
+    assert world.files() == {name: name.upper().encode() for name in "abcd"}
+    assert executor.opened >= 2
+
+
+def test_a_datum_that_loses_two_workers_fails(world: World) -> None:
+    world.commit({name: name.encode() for name in "abcd"})
+    troubles: dict[str, list[PfsError]] = {"/pfs/in/b": [WorkerLost("gone"), WorkerLost("gone again")]}
+    result = world.run(executor=Unreliable(MemoryExecutor(world.programs), troubles), workers=1)
+    assert result.state.counts() == {"total": 4, "processed": 3, "skipped": 0, "failed": 1}
+    (failure,) = result.failures
+    assert failure.how == "gone"
+    assert failure.meta["exit"] == 125
+
+
+def test_a_refused_datum_fails_alone(world: World) -> None:
+    world.commit({name: name.encode() for name in "ab"})
+    troubles: dict[str, list[PfsError]] = {"/pfs/in/b": [TaskRefused("too many mounts")]}
+    result = world.run(executor=Unreliable(MemoryExecutor(world.programs), troubles))
+    assert (result.state.processed, result.state.failed) == (1, 1)
+    assert result.failures[0].how == "too many mounts"
+
+
+def test_a_full_disk_while_results_are_kept_ends_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.commit({f"{i}": b"%d" % i for i in range(20)})
+    monkeypatch.setattr(collect, "FLUSH_DATUMS", 5)
+    real, calls = save_results, 0
+
+    def full(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise NoSpace("no space left while keeping results")
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collect, "save_results", full)
+    with pytest.raises(NoSpace, match="no space left"):
+        world.run(workers=1)
+    (job,) = JobStore(world.store).jobs()
+    assert (job.phase, job.origin["reason"]) == (Phase.FAILED, "no space left while keeping results")
+    assert world.store.head("out", "master") is None
+    assert os.listdir(world.store.path / "jobs") == []
+    monkeypatch.undo()
+    result = world.run()
+    assert result.state.skipped >= 5
+    assert len(world.files()) == 20
+
+
+def test_inputs_that_cannot_be_staged_end_the_job(world: World) -> None:
+    class Broken(CopyStaging):
+        def stage(self, datum: Datum, scratch: Path) -> Staged:
+            if str(datum) == "/b":
+                raise Corrupt("a piece is damaged")
+            return super().stage(datum, scratch)
+
+    def broken(needs: StagingNeeds) -> Staging:
+        return Broken(needs.store.objects)
+
+    world.commit({name: name.encode() for name in "abc"})
+    with pytest.raises(Corrupt, match="a piece is damaged"):
+        world.run(staging=broken, workers=1)
+    (job,) = JobStore(world.store).jobs()
+    assert job.phase is Phase.FAILED
+
+
+def test_a_stop_kills_what_runs_and_keeps_what_has_finished(world: World) -> None:
+    async def stop_at_c(view: View) -> int:
+        (view.out / os.path.basename(view.task.env["in"])).touch()
+        if view.task.env["in"] == "/pfs/in/c":
+            os.kill(os.getpid(), signal.SIGINT)
+            await trio.sleep_forever()
+        return 0
+
+    world.commit({name: name.encode() for name in "abcd"})
+    world.program("stop", stop_at_c)
+    result = world.run("stop", workers=1)
+    assert result.phase is Phase.KILLED
+    assert (result.state.processed, result.commit) == (2, None)
+    (job,) = JobStore(world.store).jobs()
+    assert job.phase is Phase.KILLED
+    assert {str(datum) for datum in world.record(result).datums()} == {"/a", "/b"}
+
+
+# ---- jobs as they are listed ---------------------------------------------------------------------------------------
+
+
+def test_job_ids_sort_by_time() -> None:
+    ids = [new_job_id(second) for second in (1, 1_700_000_000, 4_000_000_000)]
+    assert ids == sorted(ids)
+    assert all(len(id) == len("job-") + 14 for id in ids)
+
+
+def test_jobs_are_found_by_the_beginning_of_their_id(world: World) -> None:
+    world.commit({"a": b"x"})
+    first = world.run()
+    second = world.run(output="other@master")
+    jobs = JobStore(world.store)
+    assert [job.id for job in jobs.jobs()] == sorted([first.id, second.id], reverse=True)
+    assert jobs.find(first.id).id == first.id
+    assert jobs.find(first.id.removeprefix("job-")).id == first.id
+    with pytest.raises(InvalidInput, match="fits 2 jobs"):
+        jobs.find(first.id[:8])
+    with pytest.raises(NotFound):
+        jobs.find("job-00000000")
+    with pytest.raises(InvalidInput):
+        jobs.find("job-")
+
+
+def test_a_job_runs_while_its_lock_is_held(world: World) -> None:
+    jobs = JobStore(world.store)
+    with jobs.open_directory("job-x") as directory:
+        assert jobs.is_running("job-x")
+        directory.write_progress({"processed": 3})
+        assert jobs.progress("job-x") == {"processed": 3}
+        jobs.sweep()
+        assert directory.datums.is_dir(), "a running job's directory is left alone"
+    assert not jobs.is_running("job-x")
+    assert jobs.progress("job-x") is None
+
+
+def test_what_a_killed_runner_left_is_deleted(world: World) -> None:
+    left = world.store.path / "jobs" / "job-left"
+    (left / "d" / "1" / "out" / "locked").mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "d" / "1" / "out" / "locked" / "file").touch()
+    (left / "d" / "1" / "out" / "locked").chmod(0)
+    held = world.store.path / "jobs" / "job-held"
+    held.mkdir()
+    with (held / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        JobStore(world.store).sweep()
+        assert not left.exists()
+        assert held.exists()
