@@ -132,7 +132,7 @@ def parse_revision(text: str) -> Revision:
         )
     steps = []
     for symbol, digits in _STEP.findall(match["steps"]):
-        count = int(digits) if digits else 1
+        count = int(digits[:14]) if digits else 1
         if count > _STEP_MAX or (symbol == "." and count == 0):
             raise InvalidInput(f"'{symbol}{digits}' in '{display(text)}' counts past every commit")
         steps.append(Step("from_start" if symbol == "." else "back", count))

@@ -113,7 +113,8 @@ def inspect(
 def logs(
     job: Annotated[str, typer.Argument(help="Job id, or the beginning of one.", metavar="JOB")],
     datum: Annotated[
-        str | None, typer.Option("--datum", help="Only of this datum: its key, or the path of its input.", metavar="DATUM")
+        str | None,
+        typer.Option("--datum", help="Only of this datum: its key, or the path of its input.", metavar="DATUM"),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only of datums that failed.")] = False,
     json: JsonFlag = False,

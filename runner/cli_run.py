@@ -62,15 +62,27 @@ class RunRequest:
 
 
 class Watcher:
-    """Shows a job that runs: notes on stderr, a bar on a terminal."""
+    """Shows a job that runs: notes on stderr, a bar on a terminal from when there are datums. A context manager."""
 
-    def __init__(self, bar: output.Progress) -> None:
-        self._bar = bar
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
+        self._bar: output.Progress | None = None
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(*error)
 
     def note(self, text: str) -> None:
         output.note(f"pfsjob: {text}")
 
     def progress(self, state: JobState, total: int | None) -> None:
+        if self._silent:
+            return
+        if self._bar is None:
+            self._bar = output.Progress("running", total).__enter__()
         self._bar.update(state.done, counts(state), total=total)
 
 
@@ -103,12 +115,11 @@ def run_and_print(store: Store, request: RunRequest) -> int:
         take_over=request.replace,
         message=request.message,
     )
+    with Watcher(silent=request.json) as watcher:
+        result = run_job(store, spec, caller(), options, watcher)
     if request.json:
-        result = run_job(store, spec, caller(), options, Watcher(output.Progress("")))
         output.print_json(result_json(result))
     else:
-        with output.Progress("running") as bar:
-            result = run_job(store, spec, caller(), options, Watcher(bar))
         print_result(store, result)
     _show_in_mounts(store)
     return _EXITS.get(result.phase, output.EXIT_FAILED)
@@ -147,6 +158,7 @@ def result_json(result: JobResult) -> dict[str, Any]:
         "output": result.output,
         "commit": None if result.commit is None else result.commit.hex(),
         **result.state.counts(),
+        "total": result.total,
         "nothing_to_do": result.nothing_to_do,
         "reason": result.reason or None,
         "seconds": round(result.seconds, 3),
@@ -166,6 +178,8 @@ def print_result(store: Store, result: JobResult) -> None:
         output.say(f"nothing to do: {result.output} has the results of {total} already, by {result.id}")
         output.say(counts(result.state))
         return
+    if result.total is not None and result.total > result.state.done:
+        total = f"{result.state.done:,} of {output.plural(result.total, 'datum')}"
     output.say(f"{result.id}: {total} in {result.seconds:.1f} s: {counts(result.state)}")
     if result.phase is Phase.SUCCESS:
         _print_commit(store, result)

@@ -31,7 +31,10 @@ def print_jobs(store: Store, limit: int, json: bool) -> None:
         output.say("no jobs yet")
         return
     output.table(
-        [[job.id, job.output, _state_text(jobs, job), _counts_text(jobs, job), *_when(job), _command(job)] for job in found],
+        [
+            [job.id, job.output, _state_text(jobs, job), _counts_text(jobs, job), *_when(job), _command(job)]
+            for job in found
+        ],
         ["job", "output", "state", "done", "started", "took", "command"],
     )
 
@@ -121,9 +124,7 @@ def print_logs(store: Store, prefix: str, wanted: str | None, failed: bool, json
     job = jobs.find(prefix)
     record = jobs.record(job)
     found = (
-        datum
-        for datum in record.datums()
-        if (wanted is None or fits(datum, wanted)) and not (failed and datum.ok)
+        datum for datum in record.datums() if (wanted is None or fits(datum, wanted)) and not (failed and datum.ok)
     )
     first = next(found, None)
     if first is None:

@@ -137,9 +137,7 @@ def finish_failed(
         _publish_job(store, batch, draft, *_record(batch, draft, state, datums, None, reason, None), ())
 
 
-def _datums(
-    store: Store, batch: Batch, draft: JobDraft, keys: bytes, failed: Mapping[ObjectId, Entry]
-) -> Entry:
+def _datums(store: Store, batch: Batch, draft: JobDraft, keys: bytes, failed: Mapping[ObjectId, Entry]) -> Entry:
     datums = empty_datums() if draft.base is None else draft.base.record.datums_root
     datums = edit_datums(batch, datums, dict.fromkeys(draft.removed))
     every = itertools.chain(results_of(store, keys), failed.items())

@@ -97,6 +97,8 @@ class JobResult:
     output: str
     commit: ObjectId | None
     state: JobState
+    total: int | None
+    """Datums of the whole job, when they have all been planned."""
     seconds: float
     nothing_to_do: bool = False
     reason: str = ""
@@ -189,7 +191,7 @@ def _default_message(spec: JobSpec) -> str:
 def _nothing_to_do(spec: JobSpec, previous: Previous) -> JobResult:
     state = JobState(Phase.SUCCESS, skipped=previous.total)
     job, commit = str(previous.provenance["job"]), previous.commit.id
-    return JobResult(job, Phase.SUCCESS, spec.output, commit, state, 0.0, nothing_to_do=True)
+    return JobResult(job, Phase.SUCCESS, spec.output, commit, state, state.done, 0.0, nothing_to_do=True)
 
 
 class _JobRun:
@@ -277,6 +279,7 @@ class _JobRun:
             on_change=self._observer.progress,
             kept=self._plan.kept,
         )
+        schedule.know_total(work)
         schedule.count(Event.DATUM_SKIPPED, self._plan.skipped)
         return schedule
 
@@ -369,6 +372,7 @@ class _JobRun:
             self._draft.spec.output,
             self._commit,
             self._state,
+            self._schedule.total if self._schedule is not None else self._state.done,
             seconds,
             reason=self._reason,
             failures=tuple(read_datum(self._store.objects, key, entry) for key, entry in shown),

@@ -6,6 +6,7 @@ so nothing is copied or stored twice. FIFOs, sockets and devices cannot be kept:
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -26,7 +27,8 @@ from runner.datum import Datum
 _OUT = b"/pfs/out"
 _PFS = b"/pfs/"
 _LINKS_MAX = 40
-_DEPTH_MAX = 500
+_DEPTH_MAX = 300
+_OF_THE_PROGRAM = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 
@@ -48,7 +50,12 @@ class OutputReader:
     def read(self, out: bytes) -> Entry:
         """The directory `out` as an entry. Raises OutputRefused, NoSpace, PfsError."""
         with disk_errors("reading the results of a datum"):
-            return self._directory(out, b"", 0)
+            try:
+                return self._directory(out, b"", 0)
+            except OSError as error:
+                if error.errno not in _OF_THE_PROGRAM:
+                    raise
+                raise OutputRefused(f"/pfs/out has something that cannot be read: {error.strerror}") from error
 
     def _directory(self, place: bytes, path: bytes, depth: int) -> Entry:
         if depth > _DEPTH_MAX:

@@ -32,9 +32,7 @@ def plan_all(objects: Reader, program: ObjectId, sources: Sequence[Source]) -> I
     yield from _cross(objects, program, sources, ())
 
 
-def _cross(
-    objects: Reader, program: ObjectId, sources: Sequence[Source], chosen: tuple[Match, ...]
-) -> Iterator[Datum]:
+def _cross(objects: Reader, program: ObjectId, sources: Sequence[Source], chosen: tuple[Match, ...]) -> Iterator[Datum]:
     if not sources:
         yield make_datum(program, chosen)
         return

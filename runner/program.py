@@ -102,7 +102,9 @@ class Program:
 
     def places(self) -> list[Path]:
         """What the program must find where it is, even below /tmp."""
-        programs = [self.executable.place] if self.interpreter is None else [self.executable.place, self.interpreter.place]
+        programs = (
+            [self.executable.place] if self.interpreter is None else [self.executable.place, self.interpreter.place]
+        )
         found = [file.place for file in self.files]
         for place in programs:
             found.append(place)
@@ -122,11 +124,14 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
     interpreter = _interpreter_of(executable.place)
     arguments = _file_arguments(spec.command, caller)
     sources, directory, notes = _code_of(spec, arguments, caller)
-    files, kept = _place_arguments(arguments, sources, directory)
+    files, kept = _place_arguments(arguments, sources, caller)
     code = store_sources(batch, sources + kept)
     for file in files:
-        if file.stored is None:
-            notes = (*notes, f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept")
+        if file.stored is None and not _is_installed(file.place, caller):
+            notes = (
+                *notes,
+                f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept",
+            )
     facts = {
         "v": 1,
         "executor": "process",
@@ -195,13 +200,14 @@ def _content_id(place: Path) -> ObjectId:
 
 
 def _file_arguments(command: Sequence[str], caller: Caller) -> list[NamedFile]:
-    """The files of this machine that the arguments name: `FILE`, `--option=FILE`, and any word of `sh -c 'WORDS'`.
+    """The files of this machine that the arguments name: `FILE`, `--option=FILE`, any word of `sh -c 'WORDS'`, and what Python
+    runs for `DIRECTORY` and `-m MODULE`.
 
     The first one counts when it is a script of the user's own: anything else is the executable and no more.
     """
     found = []
     for i, argument in enumerate(command):
-        for text in _candidates(argument) if i else [argument]:
+        for text in _candidates(argument, command[i - 1]) if i else [argument]:
             # in a datum, /pfs is its own
             if not text or "\0" in text or os.path.normpath(caller.cwd / text).startswith("/pfs/"):
                 continue
@@ -212,8 +218,11 @@ def _file_arguments(command: Sequence[str], caller: Caller) -> list[NamedFile]:
     return found
 
 
-def _candidates(argument: str) -> list[str]:
-    words = [argument]
+def _candidates(argument: str, before: str) -> list[str]:
+    words = [argument, f"{argument}/__main__.py"]
+    if before == "-m":
+        module = argument.replace(".", "/")
+        words += [f"{module}.py", f"{module}/__main__.py"]
     if argument.startswith("-"):
         words.append(argument.partition("=")[2])
     if _BETWEEN_WORDS.search(argument):
@@ -229,8 +238,12 @@ def _is_file(place: Path) -> bool:
 
 
 def _is_own_script(text: str, place: Path, caller: Caller) -> bool:
-    installed = os.fspath(place.parent) in caller.path.split(os.pathsep)
-    return "/" in text and not installed and _is_script(place)
+    return "/" in text and not _is_installed(place, caller) and _is_script(place)
+
+
+def _is_installed(place: Path, caller: Caller) -> bool:
+    """True for what a shell finds without a path; of that no copies are kept."""
+    return os.fspath(place.parent) in caller.path.split(os.pathsep)
 
 
 def _code_of(
@@ -248,7 +261,9 @@ def _code_of(
         return find_sources(directory, caller.home), directory, ()
     except TooMuch as reason:
         alone = SourceFile(os.fsencode(script.place), (EntryName(os.fsencode(script.place.name)),))
-        note = f"{reason}: of the code, only {display(script.text)} itself decides what runs again (--code DIR names more)"
+        note = (
+            f"{reason}: of the code, only {display(script.text)} itself decides what runs again (--code DIR names more)"
+        )
         return [alone], directory, (note,)
 
 
@@ -260,14 +275,14 @@ def _is_script(place: Path) -> bool:
 
 
 def _place_arguments(
-    arguments: Sequence[NamedFile], sources: Sequence[SourceFile], directory: Path | None
+    arguments: Sequence[NamedFile], sources: Sequence[SourceFile], caller: Caller
 ) -> tuple[list[NamedFile], list[SourceFile]]:
     """Where the copies of the named files are in `code/`, and those that are not among the sources."""
     known = {os.path.realpath(source.place): source.path for source in sources if not source.is_symlink}
     files, kept = [], []
     for i, file in enumerate(arguments):
         stored = known.get(os.path.realpath(os.fsencode(file.place)))
-        if stored is None and file.place.stat().st_size <= KEPT_MAX:
+        if stored is None and not _is_installed(file.place, caller) and file.place.stat().st_size <= KEPT_MAX:
             number, name = EntryName(b"%d" % i), EntryName(os.fsencode(file.place.name))
             stored = (_ARGUMENTS, number, name)
             kept.append(SourceFile(os.fsencode(file.place), stored))

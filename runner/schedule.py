@@ -111,7 +111,8 @@ class Schedule:
 
         Raises what the executor, staging and the store raise when the job cannot go on, in groups.
         """
-        self._know_total(work)
+        self.know_total(work)
+        self.on_change(self.state, self.total)
         send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect, done)
@@ -144,10 +145,11 @@ class Schedule:
                 if work.exhausted:
                     return
                 datums, skipped = await trio.to_thread.run_sync(work.take, LOOKAHEAD)
-                self._know_total(work)
+                self.know_total(work)
                 self.count(Event.DATUM_SKIPPED, skipped)
 
-    def _know_total(self, work: Work) -> None:
+    def know_total(self, work: Work) -> None:
+        """How many datums there are, once the plan has been read to its end."""
         if work.exhausted and self.total is None:
             self.total = self.kept + work.planned
 

@@ -14,6 +14,9 @@ from threading import Lock
 
 from pfsmount.objects.layout import disk_errors
 
+# So many of the longest names, behind the path of a store, are still a path that the kernel takes.
+_DEEP = 12
+
 
 class Scratch:
     """The directory of one datum at a time."""
@@ -92,26 +95,39 @@ def _empty_inputs(inputs: Path) -> bool:
         return False
 
 
-def _empty(directory: bytes) -> bool:
-    """Delete what is in a directory; False when something stays."""
-    # an ordinary user's program may have taken its own permission away
-    return _delete_in(directory) or (_try(os.chmod, directory, 0o700) and _delete_in(directory))
-
-
-def _delete_in(directory: bytes) -> bool:
-    try:
-        with os.scandir(directory) as scan:
-            items = list(scan)
-    except OSError:
-        return False
+def _empty(top: bytes) -> bool:
+    """Delete what is in a directory; False when something stays. No depth of nesting is too much for it."""
     gone = True
-    for item in items:
-        path = item.path
-        if item.is_dir(follow_symlinks=False):
-            gone &= _empty(path) and _try(os.rmdir, path)
-        else:
-            gone &= _try(os.unlink, path)
+    found: list[bytes] = []
+    todo = [(top, 0)]
+    while todo:
+        directory, depth = todo.pop()
+        found.append(directory)
+        _allow(directory)
+        try:
+            with os.scandir(directory) as scan:
+                items = list(scan)
+        except OSError:
+            gone = False
+            continue
+        for item in items:
+            if not item.is_dir(follow_symlinks=False):
+                gone &= _try(os.unlink, item.path)
+                continue
+            path, below = item.path, depth + 1
+            higher = top + b"/.deep-%d" % len(found)
+            if below > _DEEP and _try(os.rename, path, higher):
+                path, below = higher, 1
+            todo.append((path, below))
+    for directory in reversed(found[1:]):
+        gone &= _try(os.rmdir, directory)
     return gone
+
+
+def _allow(directory: bytes) -> None:
+    """For an ordinary user whose program took its own permission away."""
+    if os.geteuid() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        _try(os.chmod, directory, 0o700)
 
 
 def _try(change: Callable[..., None], *arguments: object) -> bool:

@@ -110,9 +110,7 @@ def _is_no_code(item: os.DirEntry[bytes], device: int) -> bool:
 
 
 def _is_cache(item: os.DirEntry[bytes], device: int) -> bool:
-    return (
-        item.name in _VERSION_CONTROL or item.name == b"__pycache__" or os.path.exists(item.path + b"/pyvenv.cfg")
-    )
+    return item.name in _VERSION_CONTROL or item.name == b"__pycache__" or os.path.exists(item.path + b"/pyvenv.cfg")
 
 
 def _is_regular(item: os.DirEntry[bytes]) -> bool:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pfsmount.config import MIB
+from pfsmount.errors import Unavailable
 from runner.job import StagingNeeds
 from runner.staging import CopyStaging, Staging
+from runner.staging_mount import MountStaging, NoJobView, open_mount
+
+COPIED_MAX = 64 * MIB
+"""More than this, in all the datums that are known to run, is not copied where it can be mounted."""
 
 
 def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
-    """The choice `copy`, `mount` or `auto`."""
+    """The choice `copy`, `mount` (or fail) or `auto`."""
 
-    def copy(needs: StagingNeeds) -> Staging:
-        return CopyStaging(needs.store.objects)
+    def choose(needs: StagingNeeds) -> Staging:
+        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX):
+            return CopyStaging(needs.store.objects)
+        try:
+            open_mount(needs.store.path, needs.place, needs.cleanup)
+        except Unavailable as error:
+            if name == "mount":
+                raise Unavailable(
+                    f"inputs cannot be mounted: {error.message}", hint="--inputs copy needs no mount"
+                ) from None
+            if not isinstance(error, NoJobView):
+                needs.note(f"inputs are copied, because they cannot be mounted here ({error.message})")
+            return CopyStaging(needs.store.objects)
+        return MountStaging(needs.place, needs.commits)
 
-    return copy
+    return choose

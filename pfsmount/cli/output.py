@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pfsmount.repo.store import Store
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 3, 130
+_DEPTH = 20_000
+"""Python frames: directories can lie 2 000 deep (PATH_MAX), and since Python 3.11 frames take no C stack."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _store_option: Path | None = None
 
@@ -91,6 +93,7 @@ def exit_code(error: BaseException) -> int:
 
 def run_app(app: typer.Typer, name: str) -> None:
     """Run a Typer app; every error ends as one line (and what to do), never as a traceback."""
+    sys.setrecursionlimit(_DEPTH)
     try:
         app(prog_name=name, standalone_mode=True)
     except PfsError as error:

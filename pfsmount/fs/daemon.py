@@ -107,6 +107,8 @@ def _become_daemon(options: MountOptions, point: str, writer: int) -> NoReturn:
         if os.fork():
             os._exit(0)
         os.chdir("/")
+        os.umask(0o077)
+        _close_all_but(writer)
         log_path = options.store / "run" / f"mount-{os.getpid()}.log"
         _redirect(log_path)
 
@@ -130,6 +132,14 @@ def _tell(writer: int, answer: dict[str, object]) -> None:
     with suppress(OSError):  # a second message, or nobody listens any more
         os.write(writer, json.dumps(answer).encode("ascii") + b"\n")
         os.close(writer)
+
+
+def _close_all_but(keep: int) -> None:
+    """A daemon must not hold open what it inherited: somebody may wait for the end of a pipe."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != keep:
+            with suppress(OSError):
+                os.close(int(name))
 
 
 def _redirect(log_path: Path) -> None:

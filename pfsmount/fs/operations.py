@@ -10,10 +10,12 @@ ENOSYS: one request fewer for each file.
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -68,7 +70,7 @@ class Operations(pyfuse3.Operations):
     # Encoding
 
     def _attributes(self, found: Found) -> EntryAttributes:
-        (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks), timeout) = found
+        (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks), timeout, name_timeout) = found
         entry = EntryAttributes()
         entry.st_ino = ino
         entry.st_mode = _FORMATS[kind] | mode
@@ -84,7 +86,7 @@ class Operations(pyfuse3.Operations):
         entry.st_atime_ns = mtime_ns
         entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = ctime_ns
-        entry.entry_timeout = timeout
+        entry.entry_timeout = timeout if timeout < name_timeout else name_timeout
         entry.attr_timeout = timeout
         return entry
 
@@ -403,6 +405,27 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """Not from a request: whoever may set attributes of the root must not fill the log."""
+
+
+def _guarded(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """pyfuse3 ends with anything but a FUSEError: nothing else may leave a handler."""
+
+    @functools.wraps(handler)
+    async def guard(self: Operations, *args: Any) -> T:
+        try:
+            return await handler(self, *args)
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("%s of %s failed", handler.__name__, self._where(args))
+            raise FUSEError(errno.EIO) from None
+
+    return guard
+
+
+for _name, _handler in list(vars(Operations).items()):
+    if inspect.iscoroutinefunction(_handler) and not _name.startswith("_"):
+        setattr(Operations, _name, _guarded(_handler))
 
 
 class FuseKernel:

@@ -37,7 +37,9 @@ class Found(NamedTuple):
     """Global: place and number."""
     attributes: Attributes
     timeout: float
-    """Seconds for which the kernel may believe name and attributes."""
+    """Seconds for which the kernel may believe the attributes."""
+    name_timeout: float = FOREVER
+    """Seconds for which it may believe that the name means this, if that is less."""
 
 
 class OpenFile:

@@ -139,14 +139,14 @@ class RootPlace(Place):
                 return None
             full = revision.is_plain and is_commit_prefix(revision.base or "") and len(revision.base or "") == 64
             place = self._commit_place(text, resolved.commit.id, resolved)
-            return place.tell_root()._replace(timeout=FOREVER if full else 0)
+            return place.tell_root()._replace(name_timeout=FOREVER if full else 0)
         if resolved.worktree is not None:
             return None  # private worktrees are not made yet
         key = (resolved.repo.id, resolved.branch, "")
         branch = self._branches.get(key)
         if branch is None:
             raise NeedsBranch(lambda: self._open(key, repo))
-        return branch.tell_root()._replace(timeout=0)
+        return branch.tell_root()._replace(name_timeout=0)
 
     def _resolve(self, text: str) -> Resolved | None:
         """What a name means; None for nothing. Raises Later when heads moved and have to be followed first."""
@@ -254,7 +254,8 @@ class RootPlace(Place):
         else:
             target = self._links.get(ino, "")
             attributes = plain_attributes(ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns)
-        return Found(self.prefix | ino, attributes, 0)
+        # the root is asked for on every path from outside: it must not cost a request each time
+        return Found(self.prefix | ino, attributes, FOREVER if ino == ROOT_INO else 0)
 
     def readlink(self, ino: int) -> bytes:
         return os.fsencode(self._links[ino])

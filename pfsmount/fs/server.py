@@ -39,13 +39,14 @@ class ControlServer:
         self._fs = filesystem
         self._record = record
 
-    async def serve(self, path: Path) -> None:
-        """Listen at `path` until cancelled."""
+    async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen at `path` until cancelled; started once it can be connected to."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             with short_path(path) as name:
                 listener.bind(name)
             os.chmod(path, 0o600)
             listener.listen(64)
+            task_status.started()
             await trio.serve_listeners(self._handle, [trio.SocketListener(trio.socket.from_stdlib_socket(listener))])
 
     async def _handle(self, stream: trio.SocketStream) -> None:

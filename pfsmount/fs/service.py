@@ -27,7 +27,7 @@ def serve(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
 async def _main(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals)
-        nursery.start_soon(ControlServer(filesystem, record).serve, socket)
+        await nursery.start(ControlServer(filesystem, record).serve, socket)
         nursery.start_soon(_poll, filesystem)
         await fuse.serve()
         nursery.cancel_scope.cancel()

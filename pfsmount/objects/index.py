@@ -156,7 +156,7 @@ class Index:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """One value, in a transaction of its own."""
-        with self._env.begin(db=self._tables[table]) as txn:
+        with _lmdb_errors("reading the index"), self._env.begin(db=self._tables[table]) as txn:
             return _bytes(txn.get(key))
 
 
@@ -187,6 +187,11 @@ def _lmdb_errors(what: str) -> Iterator[None]:
             raise NoSpace(
                 f"no space left while {what}; nothing was changed",
                 hint="free some space and run the command again",
+            ) from error
+        if "Input/output error" in text:  # how LMDB reports a full disk at the end of a transaction, too
+            raise NoSpace(
+                f"the disk is full or failing while {what}; nothing was changed",
+                hint="see if there is space ('df'), and in 'dmesg' if the disk is well",
             ) from error
         if "Permission denied" in text:
             raise PermissionDenied(f"no permission on the index while {what}") from error

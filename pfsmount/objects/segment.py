@@ -94,6 +94,9 @@ _HASH_KINDS = {
 }
 
 
+_KNOWN_KINDS = frozenset(RecordKind)
+
+
 class Location(NamedTuple):
     """Where an object's bytes are: payload offset and length in bytes."""
 
@@ -211,6 +214,9 @@ def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Itera
             id = bytes(view[body - ID_BYTES : body])
             check = bytes(view[offset + _RECORD.size : offset + _RECORD.size + 4])
             if body + length <= end and codec == 0 and check == _record_check(fixed, id, offset, nonce):
+                if kind not in _KNOWN_KINDS:  # of a later format: nothing that we could use
+                    offset = align(body + length, 8)
+                    continue
                 payload = bytes(view[body : body + length])
                 intact = hash_bytes(payload, RecordKind(kind).hash_kind) == id
                 yield Record(offset, RecordKind(kind), ObjectId(id), payload, intact)
@@ -229,7 +235,7 @@ class TableOfContents:
     pieces: Sequence[tuple[ObjectId, int]]
     """Id and length in bytes."""
     previous: tuple[int, int] | None = None
-    """Meta segment and record offset of the table before this one, of the same data segment."""
+    """Meta segment and payload offset of the table before this one, of the same data segment."""
 
     def encode(self) -> bytes:
         before = self.previous or (NO_SEGMENT, 0xFFFFFFFFFFFFFFFF)
@@ -336,17 +342,24 @@ class SegmentWriter:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = os.fstat(self._fd).st_size
-            if row.kind is not SegmentKind.DATA and size < _HEADER.size:
-                os.pwrite(self._fd, encode_header(row.kind, number, store_id, row.nonce), 0)
-                size = _HEADER.size
+            if row.kind is not SegmentKind.DATA:
+                size = max(size, self._write_header(encode_header(row.kind, number, store_id, row.nonce)))
         except BaseException:
             os.close(self._fd)
             raise
+        self.failed: OSError | None = None
+        """The first error of a write or fsync; after it nothing that was appended can be relied on."""
         self.end = align(max(size, row.end), row.kind.alignment)
         self._synced = self.end
         self._written = self.end
         self._buffer: list[Buffer] = []
         self._buffered = 0
+
+    def _write_header(self, header: bytes) -> int:
+        """Write the header unless it is there: a power cut may have kept the size of the file and not its bytes."""
+        if os.pread(self._fd, len(header), 0) != header:
+            os.pwrite(self._fd, header, 0)
+        return len(header)
 
     def append_record(self, kind: RecordKind, id: ObjectId, payload: Buffer) -> Location:
         """Append a record; the location is that of its payload."""
@@ -356,6 +369,7 @@ class SegmentWriter:
 
     def append_piece(self, data: Buffer) -> Location:
         """Append a piece to a data segment, on the next block."""
+        self._check()
         start, length = self.end, len(data)
         padding = -length % BLOCK
         if length >= _BUFFER_MAX // 4:
@@ -369,6 +383,7 @@ class SegmentWriter:
         return Location(self.number, start, RecordKind.PIECE, length)
 
     def _append(self, data: bytes) -> None:
+        self._check()
         self._buffer.append(data)
         self._buffered += len(data)
         self.end += len(data)
@@ -382,14 +397,22 @@ class SegmentWriter:
 
     def _pwrite(self, buffers: list[Buffer]) -> None:
         total = sum(len(buffer) for buffer in buffers)
-        done = os.pwritev(self._fd, buffers, self._written)
-        if done < total:
-            rest = memoryview(b"".join(buffers))[done:]
-            while rest:
-                count = os.pwrite(self._fd, rest, self._written + done)
-                done += count
-                rest = rest[count:]
+        try:
+            done = os.pwritev(self._fd, buffers, self._written)
+            if done < total:
+                rest = memoryview(b"".join(buffers))[done:]
+                while rest:
+                    count = os.pwrite(self._fd, rest, self._written + done)
+                    done += count
+                    rest = rest[count:]
+        except OSError as error:
+            self.failed = error
+            raise
         self._written += total
+
+    def _check(self) -> None:
+        if self.failed is not None:
+            raise self.failed
 
     def append_footer(self, footer: bytes) -> None:
         """Append the footer that ends a data segment (see `encode_footer`)."""
@@ -401,6 +424,7 @@ class SegmentWriter:
 
     def read(self, offset: int, length: int) -> bytes:
         """Read back what was appended, synced or not."""
+        self._check()
         if offset + length > self._written:
             self._write_out()
         return os.pread(self._fd, length, offset)
@@ -411,10 +435,15 @@ class SegmentWriter:
         return self.end - self._synced
 
     def sync(self) -> None:
-        """Make everything appended durable. Raises OSError."""
+        """Make everything appended durable. Raises OSError; after a failure always (the kernel may have dropped the pages)."""
+        self._check()
         self._write_out()
         if self._synced != self.end:
-            os.fdatasync(self._fd)
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self.failed = error
+                raise
             self._synced = self.end
 
     def rollback(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import Corrupt, NotFound, PfsError
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
@@ -125,7 +125,8 @@ class ObjectStore:
         location = self.locate(id)
         if location is None:
             raise NotFound(f"the object {id.hex()} is not in the store")
-        data = self.segment(location.segment).read_nowait(location.offset, location.length)
+        before = _before(location)
+        data = self.segment(location.segment).read_nowait(location.offset - before, location.length + before)
         return None if data is None else _verified(id, location, data)
 
     def segment(self, number: int) -> SegmentReader:
@@ -157,21 +158,27 @@ class ObjectStore:
 
 def read_object(reader: Reader, id: ObjectId, location: Location) -> bytes:
     """Read and verify one object. Raises NotFound, Corrupt."""
-    return _verified(id, location, reader.segment(location.segment).read(location.offset, location.length))
+    before = _before(location)
+    segment = reader.segment(location.segment)
+    return _verified(id, location, segment.read(location.offset - before, location.length + before))
+
+
+def _before(location: Location) -> int:
+    """How many bytes to read before a payload: the root of a manifest is found by its file's id, its own stands in the record."""
+    return ID_BYTES if location.kind is RecordKind.MANIFEST else 0
 
 
 def _verified(id: ObjectId, location: Location, data: bytes) -> bytes:
-    if hash_bytes(data, location.kind.hash_kind) != id and not _is_root_of(location, id, data):
-        raise Corrupt(
-            f"the object {id.hex()} is damaged: segment {location.segment:08x}, byte {location.offset}",
-            hint="restore the store's segment from a copy",
-        )
-    return data
-
-
-def _is_root_of(location: Location, id: ObjectId, data: bytes) -> bool:
-    """True when `id` is that of a file and `data` the root of its manifest, which names the file itself."""
-    return location.kind is RecordKind.MANIFEST and data[16:48] == id
+    if location.kind is RecordKind.MANIFEST:
+        own, data = data[:ID_BYTES], data[ID_BYTES:]
+        if hash_bytes(data, location.kind.hash_kind) == own and id in (own, data[16:48]):
+            return data
+    elif hash_bytes(data, location.kind.hash_kind) == id:
+        return data
+    raise Corrupt(
+        f"the object {id.hex()} is damaged: segment {location.segment:08x}, byte {location.offset}",
+        hint="restore the store's segment from a copy",
+    )
 
 
 class Batch:
@@ -339,8 +346,8 @@ class Batch:
 
         Raises Busy when gc removed an object that this batch relied on: nothing is lost, do the work again.
         """
-        if self._unsynced() or self._contents:
-            raise AssertionError("publish before prepare")
+        if self._unsynced() or self._contents or any(writer.failed for writer in self._writers.values()):
+            raise AssertionError("publish before prepare, or after it failed")
         if txn.counter(b"gc") != self._gc_generation:
             self._check_reused(txn)
         self._publish_pending(txn)
@@ -368,6 +375,13 @@ class Batch:
 
 def seal(store: ObjectStore, writer: SegmentWriter) -> None:
     """End a segment whose contents are all published; it never changes again. Raises NoSpace."""
+    try:
+        _seal(store, writer)
+    finally:
+        writer.close()
+
+
+def _seal(store: ObjectStore, writer: SegmentWriter) -> None:
     with disk_errors("sealing a segment"):
         if writer.row.kind is SegmentKind.DATA:
             whole = merge_contents(store, writer.number, writer.row)
@@ -379,7 +393,6 @@ def seal(store: ObjectStore, writer: SegmentWriter) -> None:
     with store.index.write() as txn:
         txn.put(Table.SEGMENTS, writer.number.to_bytes(4, "big"), writer.row.encode())
         txn.delete(Table.META, _open_key(writer.row.kind, writer.number))
-    writer.close()
 
 
 def merge_contents(store: ObjectStore, number: int, row: SegmentRow) -> TableOfContents:
@@ -430,6 +443,8 @@ def acquire_writer(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
                     current = txn.get(Table.SEGMENTS, number.to_bytes(4, "big"))
                 fresh = SegmentRow.decode(current) if current is not None else row
                 writer.row = fresh
+                if not fresh.end:  # whoever made the file may have died before its name was durable
+                    fsync_directory(store.directory)
                 if fresh.sealed:
                     writer.close()
                 elif writer.end >= store.settings.segment_size:

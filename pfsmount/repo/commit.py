@@ -135,7 +135,11 @@ def decode_commit(raw: bytes) -> Commit:
         value = json.loads(raw)
         if value["v"] != _VERSION:
             raise Corrupt(f"a commit has version {value['v']}, which this pfs does not know")
-        jump = value["jump"]
+        jump, origin, provenance = value["jump"], value["origin"], value["provenance"]
+        if not isinstance(origin, dict) or not isinstance(provenance, dict | None):
+            raise ValueError
+        if any(type(value[key]) is not int for key in ("height", "time_ns")):
+            raise ValueError
         return Commit(
             hash_bytes(raw, HashKind.COMMIT),
             parse_root(value["tree"]),
@@ -145,10 +149,10 @@ def decode_commit(raw: bytes) -> Commit:
             str(value["message"]),
             str(value["author"]),
             int(value["time_ns"]),
-            value["origin"],
-            value["provenance"],
+            origin,
+            provenance,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt("a commit is damaged") from None
 
 

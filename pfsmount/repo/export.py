@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EEXIST, ELOOP, ENOTDIR
+from errno import EEXIST, ELOOP, ENOTDIR, ENOTSUP
 
 from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory
 from pfsmount.ids import EntryName, display
@@ -145,8 +145,11 @@ class Export:
 
     def _attributes(self, entry: Entry, fd: int) -> None:
         for name, value in load_xattrs(self._objects, entry).items():
-            with suppress(OSError):  # a filesystem without xattrs, or one that is full of them
+            try:
                 os.setxattr(fd, name, value)
+            except OSError as error:
+                if error.errno != ENOTSUP:  # a filesystem without xattrs
+                    raise
 
     def _copy(self, content: Content, fd: int, *, sparse: bool) -> None:
         for offset, data in content.parts(PIECE_MAX):

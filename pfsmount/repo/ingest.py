@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from errno import ENOTSUP
 
 from pfsmount.errors import (
     Conflict,
@@ -151,8 +152,10 @@ class Ingest:
     def _xattrs(self, place: int | bytes, entry: Entry) -> Entry:
         try:
             names = [os.fsencode(name) for name in os.listxattr(place)]
-        except OSError:
-            return entry  # a filesystem without xattrs
+        except OSError as error:
+            if error.errno == ENOTSUP:
+                return entry  # a filesystem without xattrs
+            raise
         wanted = [name for name in names if name.startswith(_USER_XATTRS) and not name.startswith(b"user.pfs.")]
         if not wanted:
             return entry

@@ -23,6 +23,7 @@ from pfsmount.errors import (
     Corrupt,
     NotFound,
     NotPermitted,
+    PfsError,
 )
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Table, Transaction
@@ -133,7 +134,7 @@ class Store:
     def _append_log(self) -> None:
         # The change is durable in the index; a log that cannot be written now (a full disk) is brought up by whoever
         # opens the store next.
-        with suppress(OSError):
+        with suppress(OSError, PfsError):
             reflog.append_missing(self.objects.index, self._log_path)
 
     # Repos
@@ -399,8 +400,7 @@ class Store:
         now = time.time_ns()
         with self.objects.index.write() as txn:
             for move, commit in moves:
-                if txn.get(Table.REPOS, os.fsencode(move.repo.name)) is None:
-                    raise NotFound(f"the repo '{move.repo.name}' was deleted meanwhile")
+                _check_alive(txn, move.repo)
                 move_ref(txn, move, who=commit.author, why=why, time_ns=now)
                 self._know_commit(txn, move.repo, commit)
             batch.publish(txn)
@@ -432,6 +432,13 @@ class Store:
         """Move a worktree without a commit: begin, rebase, discard. Durable. Raises NotFound."""
         with self.objects.index.write() as txn:
             put_worktree(txn, get_repo(txn, repo), branch, name, WorktreeState(generation, base))
+
+
+def _check_alive(txn: Transaction, repo: RepoInfo) -> None:
+    """Refuse a repo that was deleted, also when another has its name now. Raises NotFound."""
+    raw = txn.get(Table.REPOS, os.fsencode(repo.name))
+    if raw is None or RepoInfo.decode(os.fsencode(repo.name), raw).id != repo.id:
+        raise NotFound(f"the repo '{repo.name}' was deleted meanwhile; nothing was committed")
 
 
 def _by_prefix(txn: Transaction, repo: RepoInfo, prefix: str) -> ObjectId | None:

@@ -109,6 +109,14 @@ def _split_rows(rows: list[tuple[ObjectId, int]]) -> Iterator[list[tuple[ObjectI
         yield group
 
 
+def _load_child(objects: Reader, manifest: Manifest, i: int) -> Manifest:
+    """The i-th node below an inner one. Raises NotFound, Corrupt (also when it does not fit its place: no cycles, no gaps)."""
+    child = load_manifest(objects, manifest.ids[i])
+    if child.level != manifest.level - 1 or child.size != manifest.length(i):
+        raise Corrupt("the manifest of a large file is damaged: a node does not fit where it stands")
+    return child
+
+
 def load_manifest(objects: Reader, id: ObjectId) -> Manifest:
     """Read, verify and decode a manifest node, by its own id or (a root) by the file's. Raises NotFound, Corrupt."""
     manifest = objects.decoded.get(id)
@@ -124,7 +132,7 @@ def pieces(objects: Reader, manifest: Manifest, start: int = 0) -> Iterator[tupl
     for i, id in enumerate(manifest.ids):
         offset, length = start + manifest.starts[i], manifest.length(i)
         if manifest.level:
-            yield from pieces(objects, load_manifest(objects, id), offset)
+            yield from pieces(objects, _load_child(objects, manifest, i), offset)
         else:
             yield offset, None if id == _HOLE else id, length
 
@@ -172,9 +180,9 @@ def ingest_overlay(
 
 
 def _small_file(fd: int) -> bytes | None:
-    """The bytes of a regular file of at most 4 MiB without holes, by its stat; None for any other."""
+    """The bytes of a regular file of at most 4 MiB, by its stat; None for any other."""
     stat = os.fstat(fd)
-    if stat.st_size > PIECE_MAX or not _is_regular(stat) or _may_have_holes(stat):
+    if stat.st_size > PIECE_MAX or not _is_regular(stat):
         return None
     data = os.pread(fd, stat.st_size + 1, 0)
     return data if len(data) == stat.st_size else None
@@ -198,6 +206,17 @@ class _Source(Protocol):
         """Start and end of the first hole of at least 64 KiB that ends after `offset`."""
 
 
+def _pread_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view`; fewer bytes only at the end of the file, never because a read was short. Raises OSError."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
 class _Descriptor:
     """A file descriptor as a source."""
 
@@ -206,13 +225,14 @@ class _Descriptor:
         self._fd = fd
         self._regular = _is_regular(stat)
         self._size = stat.st_size
-        self._sparse = self._regular and _may_have_holes(stat)
+        self._sparse = self._regular and stat.st_size > PIECE_MAX and _may_have_holes(stat)
 
     def read(self, view: memoryview, offset: int) -> int:
+        if self._regular:
+            return _pread_into(self._fd, view, offset)
         done = 0
         while done < len(view):
-            part = view[done:]
-            count = os.preadv(self._fd, [part], offset + done) if self._regular else os.readv(self._fd, [part])
+            count = os.readv(self._fd, [view[done:]])
             if not count:
                 break
             done += count
@@ -247,7 +267,7 @@ class _Overlay:
             stop = min(stop, offset + count)
             part = view[done : done + stop - at]
             if fresh:
-                got = os.preadv(self._fd, [part], at)
+                got = _pread_into(self._fd, part, at)
                 part[got:] = bytes(len(part) - got)
             else:
                 old = self._base.read(at, max(0, min(stop, self._base_size) - at))
@@ -300,10 +320,18 @@ class _Ingest:
         if not self._rows:
             return EMPTY_FILE_ID, 0
         file_id = ObjectId(self._hasher.digest())
-        if len(self._rows) > 1 or self._rows[0][0] == _HOLE:
+        if self._offset <= PIECE_MAX:
+            self._join_rows(file_id)
+        else:
             manifest = _write_manifest(self._batch, file_id, self._rows)
             self._batch.name_manifest(file_id, manifest)
         return file_id, self._offset
+
+    def _join_rows(self, file_id: ObjectId) -> None:
+        """A file of at most 4 MiB is one piece, however it came in."""
+        if self._rows[0][0] != file_id:
+            parts = [bytes(count) if id == _HOLE else self._batch.get(id) for id, count in self._rows]
+            self._batch.add_piece(b"".join(parts), file_id)
 
     def _next_length(self, hole: tuple[int, int] | None) -> int:
         """Up to the next hole, the next cut of the earlier version, or 4 MiB."""
@@ -392,8 +420,8 @@ class Content:
         if self._location is not None:
             return self._read_piece(self.id, self._location, offset, size)
         parts = [
-            bytes(count) if id is None else self._read_piece(id, self._locate(id), at, count)
-            for id, at, count in self._spans(offset, size)
+            bytes(count) if id is None else self._read_piece(id, self._locate(id, length), at, count)
+            for id, length, at, count in self._spans(offset, size)
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -412,7 +440,7 @@ class Content:
                 yield range(offset, offset + length), None
                 continue
             for at in range(0, length, size):
-                data = self._read_piece(id, self._locate(id), at, min(size, length - at))
+                data = self._read_piece(id, self._locate(id, length), at, min(size, length - at))
                 yield range(offset + at, offset + at + len(data)), data
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
@@ -423,15 +451,15 @@ class Content:
         if self._location is not None:
             return self._read_piece_nowait(self.id, self._location, offset, size)
         parts = []
-        for id, at, count in self._spans(offset, size):
-            part = bytes(count) if id is None else self._read_piece_nowait(id, self._locate(id), at, count)
+        for id, length, at, count in self._spans(offset, size):
+            part = bytes(count) if id is None else self._read_piece_nowait(id, self._locate(id, length), at, count)
             if part is None:
                 return None
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _spans(self, offset: int, size: int) -> Iterator[tuple[ObjectId | None, int, int]]:
-        """Piece id (None: a hole), offset inside it and count, for a range."""
+    def _spans(self, offset: int, size: int) -> Iterator[tuple[ObjectId | None, int, int, int]]:
+        """Piece id (None: a hole) and length, offset inside it and count, for a range."""
         assert self._manifest is not None
         end = offset + size
         while offset < end:
@@ -439,19 +467,21 @@ class Content:
             i = node.index_at(offset)
             while node.level:
                 start += node.starts[i]
-                node = load_manifest(self._objects, node.ids[i])
+                node = _load_child(self._objects, node, i)
                 i = node.index_at(offset - start)
             at = offset - start - node.starts[i]
             count = min(end - offset, node.length(i) - at)
-            yield None if node.ids[i] == _HOLE else node.ids[i], at, count
+            yield None if node.ids[i] == _HOLE else node.ids[i], node.length(i), at, count
             offset += count
 
-    def _locate(self, id: ObjectId) -> Location:
+    def _locate(self, id: ObjectId, length: int) -> Location:
         location = self._pieces.get(id)
         if location is None:
             location = self._objects.locate(id)
             if location is None:
                 raise NotFound(f"a piece ({id.hex()}) of the file {self.id.hex()} is not in the store")
+            if location.kind is not RecordKind.PIECE or location.length != length:
+                raise Corrupt(f"the manifest of the file {self.id.hex()} is damaged: a piece has another length")
             if len(self._pieces) > 4096:
                 self._pieces.clear()
             self._pieces[id] = location

@@ -107,19 +107,32 @@ def diff_between(
     old_objects: Reader, old: Entry | None, new_objects: Reader, new: Entry | None, path: RepoPath = ()
 ) -> Iterator[Change]:
     """As `diff`, for trees that lie in two stores."""
-    if old == new:
-        return
-    old_directory = old.id if old is not None and old.kind is Kind.DIRECTORY else None
-    new_directory = new.id if new is not None and new.kind is Kind.DIRECTORY else None
-    both = old_directory is not None and new_directory is not None
-    if not both or _own_attributes(old) != _own_attributes(new):
-        yield Change(path, old, new)
-    if old_directory == new_directory:
-        return
-    for name, left, right in _directory_pairs(old_objects, new_objects, old_directory, new_directory):
+    stack: list[Iterator[_Step]] = [iter(((path, old, new),))]
+    while stack:
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+            continue
+        at, before, after = step
+        if before == after:
+            continue
+        old_directory = before.id if before is not None and before.kind is Kind.DIRECTORY else None
+        new_directory = after.id if after is not None and after.kind is Kind.DIRECTORY else None
+        both = old_directory is not None and new_directory is not None
+        if not both or _own_attributes(before) != _own_attributes(after):
+            yield Change(at, before, after)
+        if old_directory != new_directory:
+            stack.append(_steps(_directory_pairs(old_objects, new_objects, old_directory, new_directory), at))
+
+
+_Step = tuple[RepoPath, Entry | None, Entry | None]
+
+
+def _steps(pairs: Iterator[tuple[EntryName, LeafItem | None, LeafItem | None]], path: RepoPath) -> Iterator[_Step]:
+    for name, left, right in pairs:
         before = None if left is None else decode_entry(left.fixed, left.extra)
         after = None if right is None else decode_entry(right.fixed, right.extra)
-        yield from diff_between(old_objects, before, new_objects, after, (*path, name))
+        yield (*path, name), before, after
 
 
 def _own_attributes(entry: Entry | None) -> tuple[object, ...]:

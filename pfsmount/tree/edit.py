@@ -249,6 +249,8 @@ def _edit_below(
             stop += 1
         group = changes[at:stop]
         at = stop
+        if group[0][1] is None and len(group[0][0]) == depth + 1 and all(change is None for _, change in group):
+            group = group[:1]  # what is below a removed path goes with it
         if len(group) == 1 and len(group[0][0]) == depth + 1:
             here[name] = group[0][1]
             continue

@@ -88,7 +88,7 @@ class Node:
             start, before = 0, b""
             for end in self._ends:
                 name = tails[start:end] if self.level else tails[start + 1 : start + 1 + tails[start]]
-                if name <= before or start >= end:
+                if name <= before or start >= end or b"/" in name or b"\0" in name or name in (b".", b".."):
                     raise ValueError
                 names.append(name)
                 start, before = end, name

@@ -25,14 +25,14 @@ def python(home: Path) -> Path:
 
 
 def sandbox(script: str, home: Path, *, device_mode: str = "666") -> subprocess.CompletedProcess[str]:
-    """Run a shell script as nobody, where /dev/fuse has this mode. Mounts go away with the namespace."""
+    """Run a shell script as nobody, where /dev/fuse has this mode. Mounts and daemons go away with the namespaces."""
     outer = f"""
         set -e
-        mknod {home}/fusedev c 10 229
+        test -e {home}/fusedev || mknod {home}/fusedev c 10 229
         chmod {device_mode} {home}/fusedev
         mount --bind {home}/fusedev /dev/fuse
         mount --bind {sys.base_prefix} {home}/python
-        exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups sh -c "$SCRIPT"
+        exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all --bounding-set=+all sh -c "$SCRIPT"
     """
     env = {
         "PATH": os.environ["PATH"],
@@ -41,10 +41,11 @@ def sandbox(script: str, home: Path, *, device_mode: str = "666") -> subprocess.
         "PFS_AUTHOR": "nobody@here",
         "PYTHONPATH": os.pathsep.join([str(home / "code"), *(path for path in sys.path if "site-packages" in path)]),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_LIBRARY_PATH": str(home / "python" / "lib"),
         "SCRIPT": f"pfs() {{ {python(home)} -m pfsmount.cli.app \"$@\"; }}\n{script}",
     }
     return subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", outer],
+        ["unshare", "-mpf", "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c", outer],
         env=env,
         cwd=home,
         capture_output=True,

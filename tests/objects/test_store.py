@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 
 from pfsmount.config import StoreSettings
-from pfsmount.errors import Busy, Corrupt, NotAStore, NotFound, StoreTooNew
+from pfsmount.errors import Busy, Corrupt, NoSpace, NotAStore, NotFound, StoreTooNew
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.layout import create_store
-from pfsmount.objects.segment import Location, RecordKind, SegmentKind, SegmentRow, decode_footer, segment_path
+from pfsmount.objects.segment import (
+    Location,
+    RecordKind,
+    SegmentKind,
+    SegmentRow,
+    decode_footer,
+    decode_header,
+    scan_records,
+    segment_path,
+)
 from pfsmount.objects.store import ObjectStore, merge_contents
+from pfsmount.tree.content import ingest_bytes
 
 
 def test_what_goes_in_comes_out(objects: ObjectStore) -> None:
@@ -203,3 +213,62 @@ def test_location_of_kinds(objects: ObjectStore) -> None:
             raw = txn.get(Table.SEGMENTS, location.segment.to_bytes(4, "big"))
             kinds.append(SegmentRow.decode(raw or b"").kind)
     assert kinds == [SegmentKind.TINY, SegmentKind.DATA, SegmentKind.META]
+
+
+def test_a_batch_is_of_no_use_after_a_failed_write(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a write or an fsync failed, nothing of the batch can be published, however often it is tried."""
+    for call in ("pwritev", "fdatasync"):
+        real = getattr(os, call)
+
+        def fail(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        with objects.batch() as batch:
+            id = batch.add_piece(os.urandom(5000))
+            monkeypatch.setattr(os, call, fail)
+            with pytest.raises(NoSpace):
+                batch.flush()
+            monkeypatch.setattr(os, call, real)
+            for _ in range(2):
+                with pytest.raises(NoSpace):
+                    batch.flush()
+            with pytest.raises(NoSpace):
+                batch.add_piece(os.urandom(2_000_000))
+        with pytest.raises(NotFound):
+            objects.get(id)
+    with objects.batch() as batch:
+        id = batch.add_piece(b"again" * 1000)
+        batch.flush()
+    assert objects.get(id) == b"again" * 1000
+
+
+def test_a_header_that_a_power_cut_took_is_written_again(objects: ObjectStore) -> None:
+    """A segment whose file has a size but no bytes gets its header before anything is appended."""
+    with objects.batch() as batch:
+        batch.add_object(RecordKind.NODE, b"one")
+    (path,) = objects.directory.glob("*.meta")
+    path.write_bytes(bytes(64))
+    with objects.batch() as batch:
+        batch.add_object(RecordKind.NODE, b"two")
+        batch.flush()
+    _, _, store_id, nonce = decode_header(path.read_bytes())
+    assert store_id == objects.info.id
+    assert [record.payload for record in scan_records(path.read_bytes(), nonce)] == [b"two"]
+
+
+def test_a_manifest_root_is_verified(objects: ObjectStore) -> None:
+    """A flipped byte in the root of a manifest is noticed although it is found by the id of its file."""
+    with objects.batch() as batch:
+        id = ingest_bytes(batch, os.urandom(9 << 20))
+        batch.flush()
+    location = objects.locate(id)
+    assert location is not None
+    (path,) = objects.directory.glob("*.meta")
+    raw = bytearray(path.read_bytes())
+    first, second = location.offset + 48, location.offset + 88
+    raw[first : first + 40], raw[second : second + 40] = raw[second : second + 40], raw[first : first + 40]
+    path.write_bytes(raw)
+    with pytest.raises(Corrupt):
+        objects.get(id)
+    with pytest.raises(Corrupt):
+        objects.get_nowait(id)

@@ -25,7 +25,7 @@ from pfsmount.objects.index import Table
 from pfsmount.repo.commit import ancestor_at, decode_commit, first_parents
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.reflog import read_log
-from pfsmount.repo.refs import RefKind
+from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store, WorktreeKey
 from pfsmount.revision import parse_revision
 from pfsmount.tree.content import ingest_bytes
@@ -270,3 +270,16 @@ def test_killed_while_committing(store_path: Path, where: str) -> None:
         assert len(list(read_log(store_path / "refs.log"))) == store.refs_version()
         put(store, "after", b"after" * 2000)
         assert decode_commit(store.objects.get(head.id)).id == head.id
+
+
+def test_a_commit_into_a_repo_that_was_made_anew_is_refused(store: Store) -> None:
+    """Whoever prepared a commit for a deleted repo does not commit into another of the same name."""
+    old = store.repo("images")
+    with store.objects.batch() as batch:
+        tree = edit_paths(batch, store.empty_root(), {(EntryName(b"x"),): file_entry(ingest_bytes(batch, b"x"), 1)})
+        commit = store.make_commit(batch, tree=tree, parents=(), message="", author=None, origin={"how": "test"})
+        store.delete_repo("images")
+        store.create_repo("images")
+        with pytest.raises(NotFound, match="deleted meanwhile"):
+            store.publish(batch, [(RefMove(old, RefKind.BRANCH, "master", commit.id), commit)], why="test")
+    assert store.head("images", "master") is None

@@ -187,9 +187,10 @@ def test_a_killed_runner_loses_no_finished_datum(shell: Shell) -> None:
 def test_a_stopped_job_keeps_what_has_finished(shell: Shell, number: signal.Signals) -> None:
     job, process = run_until_the_gate(shell)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped; nothing was committed" in errors
+    assert "2 of 3 datums" in said
     assert not waiting_datums(shell)
     assert json.loads(shell.run("pfsjob", "inspect", job, "--json"))["state"] == "killed"
     assert os.listdir(shell.root / "store" / "jobs") == []
@@ -312,6 +313,24 @@ def test_a_datum_that_takes_too_long(shell: Shell) -> None:
         code=1,
     )
     assert "/a: took too long" in said
+
+
+def test_uncommitted_work_is_not_seen(shell: Shell) -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None:
+        pytest.skip("needs FUSE")
+    shell.put({"a": "x"})
+    (shell.root / "mnt").mkdir()
+    shell.run("pfs", "mount", "mnt")
+    try:
+        (shell.root / "mnt" / "in@master" / "b").write_text("y")
+        said = shell.run("pfsjob", *shell.arguments())
+        assert "in@master has 1 uncommitted change, which the job does not see" in said
+        assert os.listdir(shell.root / "mnt" / "out@master") == ["a"]
+        said = shell.run("pfsjob", *shell.arguments("--commit", "b as well"))
+        assert "committed; in@master is now" in said
+        assert sorted(os.listdir(shell.root / "mnt" / "out@master")) == ["a", "b"]
+    finally:
+        shell.run("pfs", "umount", "mnt")
 
 
 def test_unknown_jobs(shell: Shell) -> None:

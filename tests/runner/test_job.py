@@ -290,9 +290,7 @@ def test_everything_about_a_run_is_in_the_commit(world: World) -> None:
     assert made is not None
     assert made["job"] == result.id
     assert made["command"] == ["upper", "--fast"]
-    assert made["inputs"] == [
-        {"name": "in", "repo": "in", "branch": "master", "glob": "/*", "commit": source.id.hex()}
-    ]
+    assert made["inputs"] == [{"name": "in", "repo": "in", "branch": "master", "glob": "/*", "commit": source.id.hex()}]
     assert made["env"]["MODE"] == "1"
     assert made["code"]["executable"]["path"] == os.fspath(world.bin / "upper")
     assert len(made["code"]["executable"]["id"]) == 64

@@ -89,6 +89,23 @@ def test_files_in_a_shell_command_count(world: World) -> None:
     assert program(world, *command).id != before.id
 
 
+@pytest.mark.parametrize("command", [("-m", "tool"), ("-m", "tool.__main__"), ("tool",), ("-m", "alone")])
+def test_what_python_runs_for_a_module_counts(world: World, command: tuple[str, ...]) -> None:
+    for name in ("tool/__main__.py", "tool/part.py", "alone.py"):
+        write(world, name)
+    before = program(world, "upper", *command)
+    write(world, "alone.py" if command[-1] == "alone" else "tool/part.py", "new")
+    assert program(world, "upper", *command).id != before.id
+
+
+def test_an_installed_program_in_a_shell_command_is_not_kept(world: World) -> None:
+    (world.bin / "tool").write_text("x")
+    before = program(world, "upper", "-c", f"{world.bin}/tool --fast")
+    assert (kept(world, before), before.notes) == (set(), ())
+    (world.bin / "tool").write_text("y")
+    assert program(world, "upper", "-c", f"{world.bin}/tool --fast").id != before.id
+
+
 def test_what_is_kept_and_where(world: World) -> None:
     write(world, "src/main.py")
     write(world, "src/lib/a.py")

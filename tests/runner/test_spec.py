@@ -23,7 +23,8 @@ def test_inputs(text: str, expected: InputSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["images", "images@master", "out=images@master:/", "a/b=images@master:/", "=images@m:/", "i@m+w:/", "i@m:/{"]
+    "text",
+    ["images", "images@master", "out=images@master:/", "a/b=images@master:/", "=images@m:/", "i@m+w:/", "i@m:/{"],
 )
 def test_inputs_that_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
@@ -63,9 +64,7 @@ def test_a_pipeline_is_its_inputs_and_its_output() -> None:
     assert not same(first, spec("a@m:/*", "b@m:/", output="out@dev"))
 
 
-@pytest.mark.parametrize(
-    "wrong", [spec(), spec("a@m:/", "a@n:/"), spec("x=out@master:/"), spec("a@m:/", command="")]
-)
+@pytest.mark.parametrize("wrong", [spec(), spec("a@m:/", "a@n:/"), spec("x=out@master:/"), spec("a@m:/", command="")])
 def test_parts_that_do_not_fit(wrong: JobSpec) -> None:
     with pytest.raises(InvalidInput):
         check_spec(wrong)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pfsmount.errors import Corrupt
+from pfsmount.errors import Corrupt, NotFound
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import ObjectStore
@@ -105,10 +105,77 @@ def test_all_holes(objects: ObjectStore, tmp_path: Path) -> None:
     """A file that is one hole."""
     path = tmp_path / "hole"
     with open(path, "wb") as file:
-        file.truncate(1 * MIB)
+        file.truncate(9 * MIB)
     id, size, added = _ingest(objects, path)
-    assert (id, size, added < 1000) == (hash_bytes(bytes(MIB)), MIB, True)
-    assert open_content(objects, file_entry(id, size)).read(MIB - 5, 10) == bytes(5)  # type: ignore[arg-type]
+    assert (id, size, added < 1000) == (hash_bytes(bytes(9 * MIB)), 9 * MIB, True)
+    assert open_content(objects, file_entry(id, size)).read(9 * MIB - 5, 10) == bytes(5)  # type: ignore[arg-type]
+
+
+def test_a_piece_is_never_found_as_a_file_with_holes(objects: ObjectStore, tmp_path: Path) -> None:
+    """A small sparse file, then a large dense one that begins with the same bytes: both are read back."""
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(4 * MIB)
+    (tmp_path / "dense").write_bytes(bytes(8 * MIB))
+    for name in ("sparse", "dense"):
+        id, size, _ = _ingest(objects, tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+        assert open_content(objects, file_entry(id, size)).read(0, size) == data  # type: ignore[arg-type]
+        assert read_small(objects, file_entry(id, size)) == data  # type: ignore[arg-type]
+
+
+def test_a_file_that_shrinks_below_a_cut_is_one_piece(objects: ObjectStore, tmp_path: Path) -> None:
+    """However an earlier version was cut, a file of at most 4 MiB is a piece."""
+    path = tmp_path / "f"
+    with open(path, "wb") as file:
+        file.truncate(6 * MIB)
+        file.seek(1 * MIB)
+        file.write(b"data")
+    before, _, _ = _ingest(objects, path)
+    data = os.urandom(3 * MIB)
+    path.write_bytes(data)
+    id, size, _ = _ingest(objects, path, before)
+    location = objects.locate(id)  # type: ignore[arg-type]
+    assert location is not None
+    assert (location.kind, size) == (RecordKind.PIECE, 3 * MIB)
+
+
+def test_a_short_read_is_not_the_end(objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that returns less than asked for is continued; zeros are never put in its place."""
+    data = os.urandom(6 * MIB)
+    (tmp_path / "f").write_bytes(data)
+    real = os.preadv
+
+    def short(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        return real(fd, [buffers[0][:70_000]], offset, flags)
+
+    monkeypatch.setattr(os, "preadv", short)
+    assert _ingest(objects, tmp_path / "f")[0] == hash_bytes(data)
+    with open(tmp_path / "f", "rb") as file, objects.batch() as batch:
+        base = ingest_bytes(batch, b"x" * len(data))
+        batch.flush()
+        got = ingest_overlay(
+            batch,
+            file.fileno(),
+            base=file_entry(base, len(data)),
+            base_size=len(data),
+            extents=[(0, len(data))],
+            size=len(data),
+        )
+    assert got == (hash_bytes(data), len(data))
+
+
+def test_hostile_manifests(objects: ObjectStore) -> None:
+    """A manifest that names itself, or nodes and pieces that do not fit, is damaged: no loop, no other bytes."""
+    with objects.batch() as batch:
+        piece = batch.add_piece(os.urandom(5000))
+        for level, rows in ((1, [(piece, 9 * MIB)]), (0, [(piece, 9 * MIB)]), (0, [(piece, 4999), (piece, 5 * MIB)])):
+            raw = content_module._encode_manifest(level, hash_bytes(b"%d" % level + bytes(rows[0][1] % 7)), rows)
+            root = batch.add_object(RecordKind.MANIFEST, raw)
+            fake = hash_bytes(b"fake" + raw)
+            batch._pending[fake] = batch._pending[root]
+            size = sum(length for _, length in rows)
+            with pytest.raises((Corrupt, NotFound)):
+                open_content(batch, file_entry(fake, size)).read(0, size)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from pfsmount.tree.edit import build_directory, edit_directory, edit_paths
 from pfsmount.tree.entry import Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
 from pfsmount.tree.node import Node, encode_node, entry_item, rank
 
-NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name and b"\0" not in name)
+NAMES = st.binary(min_size=1, max_size=12).filter(
+    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+)
 RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -142,6 +145,8 @@ def test_edit_paths(objects: ObjectStore) -> None:
         assert edit_paths(batch, tree, {}) is tree
         with pytest.raises(NotADirectory):
             edit_paths(batch, tree, {(b"d", b"x"): a_file(1)})  # type: ignore[dict-item]
+        twice = edit_paths(batch, tree, {(b"a",): None, (b"a", b"b"): None})  # type: ignore[dict-item]
+        assert [path for path, _ in walk(batch, twice)] == [(), (b"d",)]
         both = edit_paths(batch, tree, {(b"d",): None, (b"a",): root, (b"a", b"x"): a_file(3)})  # type: ignore[dict-item]
         assert [path for path, _ in walk(batch, both)] == [(), (b"a",), (b"a", b"x")]
 
@@ -172,6 +177,30 @@ def test_entry_round_trip(name: bytes, entry: Entry) -> None:
     """Modes, owners, times to the nanosecond (negative and beyond 2262 too), targets and xattrs survive."""
     assert decode_leaf(*encode_leaf(name, entry)) == (name, entry)
     assert Node(encode_node(0, [entry_item(name, entry)])).entry(0) == entry
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b"../x", b"/etc/passwd", b"a\0b"])
+def test_names_that_lead_out_are_damage(name: bytes) -> None:
+    """A node with a name that no directory can have is refused: nothing that reads it can be led elsewhere."""
+    with pytest.raises(Corrupt):
+        Node(encode_node(0, [entry_item(name, a_file(1))]))
+
+
+def test_deep_trees_are_walked_and_compared(objects: ObjectStore) -> None:
+    """Directories 1 500 deep are edited, walked and diffed."""
+    deep = tuple(EntryName(b"d") for _ in range(1500))
+    root = directory_entry(EMPTY_DIRECTORY)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # as both commands do
+    try:
+        with objects.batch() as batch:
+            tree = edit_paths(batch, root, {deep: a_file(1)})
+            other = edit_paths(batch, tree, {deep: a_file(2)})
+            sys.setrecursionlimit(limit)
+            assert len(list(walk(batch, tree))) == 1501
+            assert [change.path for change in diff(batch, tree, other)] == [deep]
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @given(st.binary(max_size=400), st.data())

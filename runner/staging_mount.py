@@ -1,0 +1,108 @@
+"""Inputs out of a mount: nothing is copied, and a datum of any size starts at once.
+
+A private `pfs mount --present job` of the store, for one job, shows commits as datums see them (fixed times, 0644 and 0755, no attributes). Files and
+directories are bound out of it. It is a process of its own, because the runner must not depend on what serves a mount.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from pfsmount.errors import Unavailable
+from pfsmount.ids import ObjectId
+from runner.datum import Datum
+from runner.executors.base import Bind
+from runner.jobs import unmount_below
+from runner.staging import Staged
+
+_READY = b"mounted "
+_PATIENCE_S = 20.0
+_READ = 65536
+
+
+class NoJobView(Unavailable):
+    """`pfs mount` works, but does not know how to show commits as jobs see them."""
+
+
+class MountStaging:
+    """Binds a datum's files out of a mount."""
+
+    name = "mount"
+
+    def __init__(self, place: Path, commits: Mapping[str, tuple[str, ObjectId]]) -> None:
+        """`commits` are repo and commit of each input, by its name."""
+        self._places = {name: os.fsencode(place / f"{repo}@{commit.hex()}") for name, (repo, commit) in commits.items()}
+
+    def stage(self, datum: Datum, scratch: Path) -> Staged:
+        binds = []
+        for match in datum.matches:
+            source = b"/".join((self._places[match.name], *match.path))
+            target = b"/".join((os.fsencode(match.name), *match.path))
+            binds.append(Bind(source, target, read_only=True))
+        return Staged(tuple(binds))
+
+
+def open_mount(store: Path, place: Path, cleanup: ExitStack) -> None:
+    """Mount the store at `place`, a new directory, until `cleanup`. Raises Unavailable with the reason."""
+    place.mkdir(mode=0o700)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pfsmount.cli.app",
+            "--store",
+            store,
+            "mount",
+            "--foreground",
+            "--present",
+            "job",
+            place,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the runner, which ends the mount when nothing uses it any more
+    )
+    cleanup.callback(_close, process, place)
+    said = _wait_ready(process)
+    if said is not None and "Usage:" in said:
+        raise NoJobView("this version of 'pfs mount' does not show commits as jobs see them")
+    if said is not None:
+        raise Unavailable(said)
+
+
+def _wait_ready(process: subprocess.Popen[bytes]) -> str | None:
+    """None when it is mounted, else why not."""
+    assert process.stderr is not None
+    end = time.monotonic() + _PATIENCE_S
+    said = b""
+    while (left := end - time.monotonic()) > 0:
+        if not select.select([process.stderr], [], [], left)[0]:
+            break
+        part = os.read(process.stderr.fileno(), _READ)
+        said += part
+        if any(line.startswith(_READY) for line in said.splitlines()):
+            return None
+        if not part:
+            lines = said.decode("utf-8", "replace").strip().splitlines()
+            return lines[0].removeprefix("pfs: ") if lines else "the mount ended without a word"
+    return f"the mount was not ready within {_PATIENCE_S:.0f} s"
+
+
+def _close(process: subprocess.Popen[bytes], place: Path) -> None:
+    process.terminate()
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    unmount_below(place.parent)
+    assert process.stderr is not None
+    process.stderr.close()

@@ -1,0 +1,218 @@
+"""The mount
+
+`pfs mount DIR` shows a store as a directory. It needs /dev/fuse, and no root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.semantics.scene import Scene, wait_for
+
+
+def errno_of(act: Callable[[], object]) -> str:
+    """The name of the errno with which something fails."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # the errno is what counts
+        act()
+    return errno.errorcode[caught.value.errno or 0]
+
+
+def sh(script: str, where: Path) -> str:
+    """Run a shell script in a directory."""
+    done = subprocess.run(["sh", "-ec", script], cwd=where, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_names_in_the_root(mounted: Scene) -> None:
+    """S60 Every branch is a directory, and every version is there when it is named
+
+    `ls` shows `repo@branch` for each branch, and `repo`, a link to its default branch. Any other version (`images@3f9c2a7d`, `images@master~1`) is not listed, and is
+    there. What does not exist is "No such file or directory".
+    """
+    first = mounted.put({"file": "one"})
+    mounted.put({"file": "two"})
+    mounted.pfs("branch", "images@old", "master~1")
+    root = mounted.mount_point
+    assert sorted(name for name in os.listdir(root) if "@" in name) == ["images@master", "images@old"]
+    assert os.readlink(root / "images") == "images@master"
+    for version, content in {"images@master": "two", "images@old": "one", "images@master~1": "one", f"images@{first[:9]}": "one"}.items():
+        assert (root / version / "file").read_text() == content
+    for name in ("nothing", "images@nothing", "images@master~2", "images@123456"):
+        assert errno_of(lambda name=name: os.stat(root / name)) == "ENOENT"  # type: ignore[misc]
+    assert errno_of((root / "new@master").mkdir) == "EPERM"
+
+
+def test_commits_are_read_only(mounted: Scene) -> None:
+    """S61 A commit is read-only for everyone
+
+    Root included: every change of `images@<commit>` or `images@master~1` is "Read-only file system".
+    """
+    mounted.put({"file": "x", "dir/a": "y"})
+    commit = mounted.mount_point / "images@master~0"
+    for act in (
+        (commit / "new").touch,
+        (commit / "file").unlink,
+        lambda: (commit / "file").write_text("y"),
+        lambda: (commit / "file").chmod(0o600),
+        lambda: (commit / "dir").rename(commit / "other"),
+        lambda: os.utime(commit / "file", (1, 1)),
+    ):
+        assert errno_of(act) == "EROFS"
+
+
+def test_ordinary_tools(mounted: Scene) -> None:
+    """S62 A branch is an ordinary directory to write in
+
+    cp, mv, rm, mkdir, ln, editors, sed -i, tar and rsync work in it as on a disk, with names, permissions, times, symlinks and extended attributes.
+    """
+    mounted.write({"a.txt": "alpha\n", "sub/b.txt": "beta\n"}, "local")
+    sh("cp -a ../../local/. . && mkdir made && mv a.txt made/ && ln -s made/a.txt link && chmod 750 made", mounted.master)
+    sh("sed -i s/alpha/ALPHA/ made/a.txt && echo more >> sub/b.txt && touch -d @1234567890.123456789 made/a.txt", mounted.master)
+    assert sh("cat link sub/b.txt; find . | sort", mounted.master).split() == [
+        "ALPHA", "beta", "more", ".", "./link", "./made", "./made/a.txt", "./sub", "./sub/b.txt",
+    ]  # fmt: skip
+    sh("tar --format=posix -cf ../../out.tar . && mkdir ../../out && tar xf ../../out.tar -C ../../out", mounted.master)
+    sh("rm -r sub && mv made renamed", mounted.master)
+    mounted.pfs("commit", "images@master", "-m", "by hand")
+    assert mounted.ls("images@master", "-R") == ["link", "renamed/", "renamed/a.txt"]
+    assert (mounted.root / "out" / "made" / "a.txt").stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert (mounted.master / "renamed" / "a.txt").stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
+def test_rsync_twice(mounted: Scene) -> None:
+    """S63 `rsync -a` into a branch does nothing the second time
+
+    Because the first has kept everything that it compares, before and after a commit.
+    """
+    if shutil.which("rsync") is None:
+        pytest.skip("rsync is not installed")
+    mounted.write({"a": "1", "sub/b": "2"}, "local")
+    again = "rsync -ai --delete ../../local/ ./"
+    sh(again, mounted.master)
+    assert sh(again, mounted.master) == ""
+    mounted.pfs("commit", "images@master", "-m", "synchronised")
+    assert sh(again, mounted.master) == ""
+
+
+def test_kill_of_the_daemon(mounted: Scene) -> None:
+    """S64 What a program has written survives the death of the daemon
+
+    Everything for which `write()` or another call had returned is there again after `kill -9` and the next `pfs mount`, which recognises the dead mount and replaces it. The
+    exception are pages written through mmap and not yet forced out with msync. `pfs umount` works on a dead mount, too.
+    """
+    mounted.put({"base": "base"})
+    (mounted.master / "dir").mkdir()
+    (mounted.master / "dir" / "new").write_bytes(b"x" * 300_000)
+    (mounted.master / "base").write_text("changed")
+    os.symlink("dir/new", mounted.master / "link")
+    mounted.kill_daemon()
+    assert errno_of(lambda: os.statvfs(mounted.mount_point)) == "ENOTCONN"
+    mounted.mount()
+    assert (mounted.master / "link").read_bytes() == b"x" * 300_000
+    assert (mounted.master / "base").read_text() == "changed"
+    assert mounted.cat("images@master:/base") == "base"
+    mounted.pfs("commit", "images@master", "-m", "after the kill")
+    assert mounted.cat("images@master:/base") == "changed"
+    mounted.kill_daemon()
+    mounted.pfs("umount", mounted.mount_point)
+    assert os.listdir(mounted.mount_point) == []
+
+
+def test_commits_of_others(mounted: Scene) -> None:
+    """S65 A commit is seen at once where it was made, and soon everywhere
+
+    What begins after `pfs commit` or `pfs put` has returned sees the new version: at once in the mount that made the commit, within 200 ms in others. A file that is open keeps the bytes that
+    it had.
+    """
+    (mounted.master / "file").write_text("one")
+    mounted.pfs("commit", "images@master", "-m", "one")
+    assert (mounted.mount_point / "images@master~0" / "file").read_text() == "one"
+    with (mounted.master / "file").open() as held:
+        mounted.put({"file": "two", "new": "x"})
+        wait_for(lambda: (mounted.master / "file").read_text() == "two", "the commit of another process")
+        assert (mounted.master / "new").read_text() == "x"
+        assert held.read() == "one"
+
+
+def test_owners(mounted: Scene) -> None:
+    """S66 Files belong to the user who mounts
+
+    So that they can be worked with, whoever put them. Owners are kept all the same; `--real-owner` shows them.
+    """
+    if os.geteuid():
+        pytest.skip("needs root, to make files of another owner")
+    top = mounted.write({"file": "x"})
+    os.chown(top / "file", 1234, 5678)
+    mounted.pfs("put", top, "images@master:/")
+    mounted.mount("--real-owner", at="real")
+    shown = (mounted.mount_point / "images@master~0" / "file").stat()
+    assert (shown.st_uid, shown.st_gid) == (os.getuid(), os.getgid())
+    real = (mounted.root / "real" / "images@master~0" / "file").stat()
+    assert (real.st_uid, real.st_gid) == (1234, 5678)
+
+
+def test_control_files(mounted: Scene) -> None:
+    """S67 A program needs no `pfs` to commit
+
+    A message written into `.pfs/commit` at the root of a branch makes all of its changes one commit; if that fails, so does this write, and `.pfs/error` says why. `status`, `log` and `head`
+    beside it can be read. `.pfs` is not listed, so cp, tar and rsync pass it by.
+    """
+    control = mounted.master / ".pfs"
+    (mounted.master / "file").write_text("x")
+    assert os.listdir(mounted.master) == ["file"]
+    assert "A file" in (control / "status").read_text()
+    sh("echo 'from a shell' > .pfs/commit", mounted.master)
+    (commit,) = mounted.log()
+    assert commit["message"].strip() == "from a shell"
+    assert (control / "head").read_text().strip() == commit["commit"]
+    assert "from a shell" in (control / "log").read_text()
+    assert (control / "status").read_text() == ""
+
+
+def test_what_posix_it_is_not(mounted: Scene) -> None:
+    """S68 Where it is not quite a disk
+
+    FIFOs and sockets work, and are not versioned; device nodes are refused (EPERM). The time of last access is that of the last change. Hard links work until a commit, which makes each a
+    file of its own (the content is stored once). A rename from one branch to another is refused as one between disks (EXDEV), so `mv` copies.
+    """
+    os.mkfifo(mounted.master / "fifo")
+    assert errno_of(lambda: os.mknod(mounted.master / "null", 0o020666, os.makedev(1, 3))) == "EPERM"
+    (mounted.master / "file").write_text("x")
+    os.link(mounted.master / "file", mounted.master / "second")
+    assert (mounted.master / "file").stat().st_nlink == 2
+    done = mounted.run("pfs", "commit", "images@master", "-m", "x")
+    assert "fifo is a FIFO or socket: not versioned" in done.stderr
+    assert mounted.ls("images@master") == ["file", "second"]
+    assert (mounted.mount_point / "images@master~0" / "file").stat().st_nlink == 1
+    info = (mounted.master / "file").stat()
+    assert info.st_atime_ns == info.st_mtime_ns
+    mounted.pfs("branch", "images@other", "--empty")
+    other = mounted.mount_point / "images@other"
+    assert errno_of(lambda: os.rename(mounted.master / "file", other / "file")) == "EXDEV"
+    sh("mv file ../images@other/", mounted.master)
+    assert (other / "file").read_text() == "x"
+
+
+def test_mount_points(mounted: Scene) -> None:
+    """S69 A mount never hides anything
+
+    A directory that does not exist, is not empty or is mounted already is refused, with the reason. `pfs umount` of a mount that is in use names the processes; `--force` does it all the
+    same, and what was uncommitted stays in the store.
+    """
+    full = mounted.write({"file": "x"})
+    assert "not empty" in mounted.pfs("mount", full, code=1)
+    assert "does not exist" in mounted.pfs("mount", mounted.root / "nowhere", code=1)
+    mounted.pfs("mount", mounted.mount_point, code=1)
+    (mounted.master / "kept").write_text("x")
+    with (mounted.master / "kept").open():
+        assert f"({os.getpid()})" in mounted.pfs("umount", mounted.mount_point, code=1)
+        mounted.pfs("umount", "--force", mounted.mount_point)
+    assert [change["path"] for change in mounted.json("status", "images@master")["changes"]] == ["kept"]

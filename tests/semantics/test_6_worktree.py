@@ -1,0 +1,142 @@
+"""Uncommitted work
+
+What is written in a mounted branch is uncommitted until `pfs commit`. It lies in the store, one place for each branch, shared by all users of the store.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from tests.semantics.scene import Scene, wait_for
+from tests.semantics.test_5_mount import errno_of
+
+
+def test_status_commit_discard(mounted: Scene) -> None:
+    """S80 `status` shows it, `commit` takes it, `discard` gives it up
+
+    All of it, or the paths given. They work while the branch is mounted and while it is not. What a commit leaves out stays as it is.
+    """
+    mounted.put({"kept": "x", "changed": "x"})
+    (mounted.master / "changed").write_text("mine")
+    (mounted.master / "new").mkdir()
+    (mounted.master / "new" / "file").write_text("mine")
+    (mounted.master / "kept").unlink()
+    changes = {change["path"]: change["change"] for change in mounted.json("status", "images@master")["changes"]}
+    assert (changes["changed"], changes["kept"], changes["new"]) == ("M", "D", "A")
+    mounted.pfs("commit", "images@master:/new", "-m", "only this")
+    assert mounted.ls("images@master", "-R") == ["changed", "kept", "new/", "new/file"]
+    assert mounted.cat("images@master:/changed") == "x"
+    assert (mounted.master / "changed").read_text() == "mine"
+    mounted.pfs("discard", "--force", "images@master:/kept")
+    assert (mounted.master / "kept").read_text() == "x"
+    mounted.pfs("umount", mounted.mount_point)
+    mounted.pfs("commit", "images@master", "-m", "the rest")
+    assert mounted.cat("images@master:/changed") == "mine"
+    assert mounted.json("status", "images@master")["changes"] == []
+
+
+def test_a_commit_is_one_instant(mounted: Scene) -> None:
+    """S81 A commit through the mount is one instant of the whole branch
+
+    While programs go on writing, it has everything that they had written up to one moment and nothing later, in all files together. They wait at most for a file that is just being read in.
+    """
+    first, second = (os.open(mounted.master / name, os.O_WRONLY | os.O_CREAT) for name in ("first", "second"))
+    ending = threading.Event()
+    written = [0]
+
+    def write() -> None:
+        while not ending.is_set():
+            written[0] += 1
+            for fd in (first, second):
+                os.pwrite(fd, b"%08d" % written[0], 0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(4):
+            done = written[0]
+            wait_for(lambda done=done: written[0] > done + 3, "the writer")  # type: ignore[misc]
+            mounted.pfs("commit", "images@master", "-m", "while it is written")
+    finally:
+        ending.set()
+        writer.join()
+        os.close(first)
+        os.close(second)
+    commits = [commit["commit"] for commit in mounted.log()]
+    assert len(commits) == 4
+    for commit in commits:
+        ahead, behind = (int(mounted.cat(f"images@{commit}:/{name}")) for name in ("first", "second"))
+        assert behind <= ahead <= behind + 1
+
+
+def test_one_owner(mounted: Scene) -> None:
+    """S82 One mount at a time writes to a branch
+
+    The first that does. In a second mount the uncommitted work is seen read-only, and `.pfs/status` says who has it. When it is committed, or the first mount is gone, the second can write.
+    """
+    other = mounted.mount(at="other") / "images@master"
+    (mounted.master / "file").write_text("mine")
+    wait_for((other / "file").exists, "the uncommitted file in the other mount")
+    assert (other / "file").read_text() == "mine"
+    assert errno_of((other / "new").touch) == "EROFS"
+    assert str(mounted.mount_point) in (other / ".pfs" / "status").read_text()
+    mounted.kill_daemon()
+    wait_for(lambda: _can_write(other), "the second to take over")
+    assert (other / "file").read_text() == "mine"
+
+
+def _can_write(directory: Path) -> bool:
+    try:
+        (directory / "new").touch()
+    except OSError:
+        return False
+    return True
+
+
+def test_changes_of_others_join(mounted: Scene, tmp_path: Path) -> None:
+    """S83 What others commit meanwhile is joined with uncommitted work
+
+    As long as it touches other paths: the branch in the mount shows both, and the next commit has both.
+    """
+    mounted.put({"mine": "old", "theirs": "old"})
+    (mounted.master / "mine").write_text("new")
+    mounted.put({"theirs": "new"})
+    wait_for(lambda: (mounted.master / "theirs").read_text() == "new", "the commit of another process")
+    assert (mounted.master / "mine").read_text() == "new"
+    mounted.pfs("commit", "images@master", "-m", "both")
+    assert mounted.cat("images@master:/mine") == mounted.cat("images@master:/theirs") == "new"
+
+
+def test_conflict(mounted: Scene) -> None:
+    """S84 A conflict loses nothing
+
+    When the same path was changed here and by a commit, the work here stays and is what the mount shows. `status` names the path, and `commit` is refused with exit code 3 and changes nothing. `pfs discard` of the path takes
+    the other version; taking mine is putting it again.
+    """
+    mounted.put({"file": "base", "other": "x"})
+    (mounted.master / "file").write_text("mine")
+    theirs = mounted.put({"file": "theirs"})
+    assert "file" in mounted.pfs("commit", "images@master", "-m", "x", code=3)
+    assert (mounted.master / "file").read_text() == "mine"
+    assert mounted.log()[0]["commit"] == theirs
+    assert mounted.json("status", "images@master")["conflicts"] == ["file"]
+    mounted.pfs("discard", "--force", "images@master:/file")
+    wait_for(lambda: (mounted.master / "file").read_text() == "theirs", "their version")
+    (mounted.master / "file").write_text("mine")
+    mounted.pfs("commit", "images@master", "-m", "mine after all")
+    assert mounted.cat("images@master:/file") == "mine"
+    assert mounted.cat("images@master~1:/file") == "theirs"
+
+
+def test_deleting_a_branch_with_work(mounted: Scene) -> None:
+    """S85 Uncommitted work is not deleted by the way
+
+    `pfs branch --delete` and, without `--force`, `pfs repo delete` are refused while there is any.
+    """
+    mounted.pfs("branch", "images@side", "--empty")
+    (mounted.mount_point / "images@side" / "file").write_text("x")
+    assert "uncommitted changes" in mounted.pfs("branch", "--delete", "images@side", code=1)
+    mounted.pfs("repo", "delete", "images", code=1)
+    assert (mounted.mount_point / "images@side" / "file").read_text() == "x"

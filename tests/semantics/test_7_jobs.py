@@ -1,0 +1,295 @@
+"""Jobs
+
+`pfsjob run --input 'images@master:/*' --output edges@master -- python3 edges.py` runs a command once for each datum and commits what it wrote. All of it: [JOBS.md](JOBS.md).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.semantics.scene import Scene, wait_for
+
+# Writes its input in capitals under the same name; fails on a file that says so; waits where a file says so.
+UPPER = """
+import os, pathlib, sys
+for source in sorted(pathlib.Path("/pfs/images").rglob("*")):
+    if source.is_file():
+        text = source.read_text()
+        print("reading", source.name)
+        if text == "bad":
+            sys.exit("cannot read " + source.name)
+        if text == "wait":
+            open("reached", "w").close()
+            open("gate").close()
+        pathlib.Path("/pfs/out", source.name).write_text(text.upper())
+"""
+
+
+def upper(scene: Scene, *options: str, output: str = "upper@master", glob: str = "/*", code: int = 0) -> dict[str, Any]:
+    """Run the job that writes capitals."""
+    if not (scene.root / "code").exists():
+        scene.write({"upper.py": UPPER}, "code")
+    inputs = ("--input", f"images@master:{glob}")
+    return scene.job(*inputs, "--output", output, *options, "--", "python3", "code/upper.py", code=code)
+
+
+def shell(scene: Scene, script: str, *options: str, glob: str = "/*", output: str = "out@master", code: int = 0) -> dict[str, Any]:
+    """Run a job whose program is a line of shell."""
+    inputs = ("--input", f"images@master:{glob}")
+    return scene.job(*inputs, "--output", output, *options, "--", "/bin/sh", "-ec", script, code=code)
+
+
+def counts(result: dict[str, Any]) -> tuple[int, int, int]:
+    """Processed, skipped, failed."""
+    return result["processed"], result["skipped"], result["failed"]
+
+
+def test_a_datum(jobs: Scene) -> None:
+    """S100 The command is run once for each path that the glob matches
+
+    A path may be a file, or a directory with everything below it: the glob `/` is one datum of the whole repo, `/*` one for each entry at the top. Each run sees its own files only, at
+    `/pfs/<input>/<path>`, and an empty `/pfs/out`. What it writes there, from all runs together, is the commit.
+    """
+    jobs.put({"a": "1", "b": "2", "dir/c": "3", "dir/d": "4"})
+    look = 'cd /pfs; name=$(echo images/*); mkdir out/$(basename "$name"); find . | sort > "out/$(basename "$name")/seen"'
+    assert counts(shell(jobs, look)) == (3, 0, 0)
+    assert jobs.cat("out@master:/a/seen").split() == [".", "./images", "./images/a", "./out", "./out/a", "./out/a/seen"]
+    assert jobs.cat("out@master:/dir/seen").split()[1:5] == ["./images", "./images/dir", "./images/dir/c", "./images/dir/d"]
+    assert shell(jobs, look.replace("images/*", "images"), glob="/", output="whole@master")["processed"] == 1
+    assert "./images/dir/d" in jobs.cat("whole@master:/images/seen")
+
+
+def test_what_a_datum_sees(jobs: Scene) -> None:
+    """S101 A datum sees exactly what decides whether it is run again
+
+    Of its inputs: names, contents, and which files are executable. Modes are 0644 or 0755, every time is 2000-01-01, the owner is the running user, there are no extended attributes, and nothing can be
+    written to. Of the environment: `PATH`, `HOME`, `LANG`, `TZ`, what `--env` gives, and what pfs sets.
+    """
+    top = jobs.write({"secret": "x", "tool": "#!/bin/sh\n"}, "local/in")
+    (top / "secret").chmod(0o600)
+    (top / "tool").chmod(0o750)
+    jobs.pfs("put", jobs.root / "local", "images@master:/")
+    jobs.environment["NOT_PASSED_ON"] = "1"
+    look = (
+        "cd /pfs/images; find . ! -name . -printf '%P %m %TY %u\\n' | sort > /pfs/out/files; "
+        "env | cut -d= -f1 | sort > /pfs/out/env; echo y > in/secret || echo refused > /pfs/out/write; true"
+    )
+    shell(jobs, f"{look}", "--env", "MINE=1")
+    user = jobs.cat("out@master:/files").split()[3]
+    assert jobs.cat("out@master:/files").splitlines() == [
+        f"in 755 2000 {user}", f"in/secret 644 2000 {user}", f"in/tool 755 2000 {user}",
+    ]  # fmt: skip
+    seen = set(jobs.cat("out@master:/env").split())
+    assert seen >= {"PATH", "HOME", "LANG", "TZ", "MINE", "PFS_JOB_ID"}
+    assert "NOT_PASSED_ON" not in seen
+    assert jobs.cat("images@master:/in/secret") == "x"
+
+
+def test_fresh_places(jobs: Scene) -> None:
+    """S102 A datum sees nothing that another left behind
+
+    `/tmp`, `/var/tmp`, `/dev/shm` and `/pfs/out` are empty for each. Processes that a datum leaves running are ended with it.
+    """
+    jobs.put({"a": "1", "b": "2", "c": "3"})
+    leave = (
+        'name=$(basename /pfs/images/*); ls -A /tmp /var/tmp /dev/shm /pfs/out | grep -v : | grep . > "/tmp/seen" || true; '
+        'cp /tmp/seen "/pfs/out/$name"; touch /tmp/left /var/tmp/left /dev/shm/left; sleep 1000 > /dev/null 2>&1 &'
+    )
+    assert counts(shell(jobs, leave, "--workers", "1")) == (3, 0, 0)
+    for name in "abc":
+        assert jobs.cat(f"out@master:/{name}").split() in (["seen"], [])
+
+
+def test_nothing_is_done_twice(jobs: Scene) -> None:
+    """S103 What has been done is not done again
+
+    A datum that the same program has processed before, in any job, on any branch, is skipped, and its results are used. One more photo is one run.
+    """
+    jobs.put({"a": "1", "b": "2"})
+    assert counts(upper(jobs)) == (2, 0, 0)
+    jobs.put({"c": "3"})
+    assert counts(upper(jobs)) == (1, 2, 0)
+    assert counts(upper(jobs, output="elsewhere@master")) == (0, 3, 0)
+    assert jobs.ls("elsewhere@master") == ["a", "b", "c"]
+    assert jobs.cat("upper@master:/c") == "3"
+
+
+def test_what_makes_it_run_again(jobs: Scene) -> None:
+    """S104 What could change a result runs the datum again, and nothing else does
+
+    It runs again when content, name or executability of its files change, the command and its arguments, the code (the source files beside the script, or `--code DIR`), or a variable given with `--env`. It does not for
+    times, owners and other permissions, or for who runs it in which job.
+    """
+    top = jobs.write({"a": "x", "b": "y"})
+    jobs.pfs("put", top, "images@master:/")
+    assert counts(upper(jobs)) == (2, 0, 0)
+    os.utime(top / "a", (7, 7))
+    (top / "b").chmod(0o640)
+    jobs.pfs("put", top, "images@master:/")
+    assert counts(upper(jobs)) == (0, 2, 0)
+    (top / "a").write_text("changed")
+    (top / "b").rename(top / "renamed")
+    jobs.pfs("put", "--delete", top, "images@master:/")
+    assert counts(upper(jobs)) == (2, 0, 0)
+    assert counts(upper(jobs, "--env", "LEVEL=2")) == (2, 0, 0)
+    jobs.write({"helper.py": "# a module beside the script\n"}, "code")
+    assert counts(upper(jobs)) == (2, 0, 0)
+    jobs.write({"notes.txt": "no code\n"}, "code")
+    assert upper(jobs)["nothing_to_do"]
+
+
+def test_the_result_is_that_of_a_run_from_scratch(jobs: Scene) -> None:
+    """S105 The result is the same as from a run from scratch
+
+    The output's tree is exactly the union of what its datums wrote. When an input goes, what was made from it goes.
+    """
+    jobs.put({"a": "1", "b": "2", "c": "3"})
+    upper(jobs)
+    jobs.pfs("rm", "images@master:/b")
+    jobs.put({"a": "changed", "d": "4"})
+    assert counts(upper(jobs)) == (2, 1, 0)
+    assert jobs.ls("upper@master") == ["a", "c", "d"]
+    fresh = Scene(jobs.root / "fresh")
+    fresh.root.mkdir()
+    fresh.pfs("init")
+    fresh.pfs("repo", "create", "images")
+    fresh.put({"a": "changed", "c": "3", "d": "4"})
+    assert counts(upper(fresh)) == (3, 0, 0)
+    assert fresh.log("upper")[0]["content_id"] == jobs.log("upper")[0]["content_id"]
+
+
+def test_one_output_commit_for_each_input_commit(jobs: Scene) -> None:
+    """S106 A new commit of the input gives a commit of the output
+
+    Even when the results are equal, so that each version of the input has its result. For the same commit there is nothing to do, and the old job is named.
+    """
+    jobs.put({"a": "1"})
+    first = upper(jobs)
+    assert upper(jobs) == {**upper(jobs), "nothing_to_do": True, "job": first["job"], "commit": first["commit"]}
+    jobs.put({"a": "1", "ignored/b": "2"})
+    second = upper(jobs, glob="/a")
+    assert len(jobs.log("upper")) == 1
+    assert second["state"] != "success" or second["commit"] != first["commit"]
+
+
+def test_a_failing_datum(jobs: Scene) -> None:
+    """S107 A failing datum fails the job, and nothing is committed
+
+    The others are finished and kept, and every log. The next run does only what is missing. `--fail-fast` stops at the first.
+    """
+    jobs.put({"a": "1", "b": "bad", "c": "3"})
+    result = upper(jobs, code=1)
+    assert counts(result) == (2, 0, 1)
+    assert result["commit"] is None
+    assert jobs.json("log", "upper") == []
+    failed = jobs.run("pfsjob", "logs", str(result["job"]), "--failed").stdout
+    assert "cannot read b" in failed
+    assert "reading a" in jobs.run("pfsjob", "logs", str(result["job"])).stdout
+    jobs.put({"b": "2"})
+    assert counts(upper(jobs)) == (1, 2, 0)
+    assert jobs.ls("upper@master") == ["a", "b", "c"]
+
+
+def test_two_datums_one_path(jobs: Scene) -> None:
+    """S108 Two datums that write one path fail the job
+
+    The message names the path and both. No result ever depends on which was last.
+    """
+    jobs.put({"a": "1", "b": "2"})
+    result = shell(jobs, "cat /pfs/images/* > /pfs/out/same", code=1)
+    assert all(word in result["reason"] for word in ("/same", "/a", "/b"))
+    assert result["commit"] is None
+
+
+def test_uncommitted_input(mounted: Scene, jobs: Scene) -> None:
+    """S109 A job reads commits, never work that is still going on
+
+    What is uncommitted on its input's branch is not seen, and one line says so. `--commit MESSAGE` commits it first.
+    """
+    mounted.put({"a": "1"})
+    (mounted.master / "b").write_text("2")
+    mounted.write({"upper.py": UPPER}, "code")
+    arguments = ("run", "--input", "images@master:/*", "--output", "upper@master")
+    done = mounted.run("pfsjob", *arguments, "--", "python3", "code/upper.py")
+    assert "images@master has 1 uncommitted change, which the job does not see" in done.stderr
+    assert mounted.ls("upper@master") == ["a"]
+    mounted.run("pfsjob", *arguments, "--commit", "one more", "--", "python3", "code/upper.py")
+    assert mounted.ls("upper@master") == ["a", "b"]
+    assert mounted.log()[0]["message"] == "one more"
+    assert sorted(os.listdir(mounted.mount_point / "upper@master")) == ["a", "b"]
+
+
+def test_somebody_elses_branch(jobs: Scene) -> None:
+    """S110 A job does not overwrite what it did not make
+
+    An output branch whose head a person or another pipeline (other inputs) committed is refused; `--replace` takes it over. The old commits stay. If the branch moves while the job
+    runs, the results become a commit that is not on the branch, and is named.
+    """
+    jobs.put({"a": "1"})
+    jobs.pfs("repo", "create", "upper")
+    by_hand = jobs.put({"by hand": "x"}, "upper@master:/")
+    jobs.write({"upper.py": UPPER}, "code")
+    arguments = ("run", "--input", "images@master:/*", "--output", "upper@master")
+    assert "--replace" in jobs.run("pfsjob", *arguments, "--", "python3", "code/upper.py", code=1).stderr
+    assert jobs.log("upper")[0]["commit"] == by_hand
+    upper(jobs, "--replace")
+    assert jobs.ls("upper@master") == ["a"]
+    assert jobs.log("upper")[1]["commit"] == by_hand
+
+
+def test_a_killed_runner(jobs: Scene) -> None:
+    """S111 A runner that is killed loses no finished datum
+
+    The job is listed as interrupted, nothing of it is on the branch, and the next run goes on from there. After Ctrl-C, SIGTERM or a timeout it is the same, and nothing is left running.
+    """
+    jobs.put({"a": "1", "b": "2", "wait": "wait"})
+    jobs.write({"upper.py": UPPER}, "code")
+    os.mkfifo(jobs.root / "gate")
+    os.mkfifo(jobs.root / "reached")
+    arguments = ("run", "--workers", "1", "--input", "images@master:/*", "--output", "upper@master")
+    runner = jobs.start("pfsjob", *arguments, "--", "python3", "code/upper.py")
+    (jobs.root / "reached").open().close()
+    runner.send_signal(signal.SIGINT)
+    runner.communicate(timeout=60)
+    assert runner.returncode == 130
+    assert _nobody_waits(jobs.root / "gate")
+    assert jobs.json("log", "upper") == []
+    jobs.put({"wait": "no more"})
+    assert counts(upper(jobs)) == (1, 2, 0)
+
+
+def _nobody_waits(fifo: Path) -> bool:
+    """True when no process has the reading end of a FIFO open, or tries to."""
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return True
+    os.close(fd)
+    return False
+
+
+def test_links_to_inputs(jobs: Scene) -> None:
+    """S112 A result may be an input, at no cost
+
+    A symlink in `/pfs/out` to a file or directory of an input becomes that file or directory, by reference. Links inside `/pfs/out` stay links.
+    """
+    jobs.put({"large": os.urandom(6 << 20)})
+    before = jobs.stored_bytes()
+    shell(jobs, "ln -s /pfs/images/large /pfs/out/copy; ln -s copy /pfs/out/link")
+    shown = jobs.json("show", "out@master:/copy")
+    assert (shown["kind"], shown["id"]) == ("file", jobs.json("show", "images@master:/large")["id"])
+    assert jobs.json("show", "out@master:/link")["kind"] == "symlink"
+    assert jobs.stored_bytes() - before < 100_000
+
+
+def test_no_network(jobs: Scene) -> None:
+    """S113 `--hermetic` takes the network away
+
+    Without it a datum has that of the machine, and the job's record says so.
+    """
+    jobs.put({"a": "1"})
+    shell(jobs, "ls /sys/class/net > /dev/null; cat /proc/net/dev | grep -c : > /pfs/out/interfaces", "--hermetic")
+    assert jobs.cat("out@master:/interfaces").strip() == "1"
