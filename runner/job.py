@@ -46,6 +46,7 @@ from runner.state import Event, JobState, Phase, advance
 from runner.union import OutputClash
 
 _SHOWN_FAILURES = 10
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Observer(Protocol):
@@ -236,7 +237,9 @@ class _JobRun:
 
     async def _listen(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ctrl-C and kill stop the job in good order."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        # what nohup, or a shell that puts us into the background, has told us to ignore stays ignored
+        heard = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*heard) as signals:
             task_status.started()
             async for _ in signals:
                 self._stop_asked = True

@@ -156,7 +156,7 @@ def _replace_dead(mount: Mounted, path: Path) -> str:
             hint=f"end it with 'pfs umount {path}', or give another directory",
         )
     try:
-        os.stat(mount.point)
+        os.statvfs(mount.point)  # stat could be answered from the kernel's cache
     except OSError as error:
         if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise PermissionDenied(f"cannot look at the mount point {path}: {error.strerror}") from None

@@ -22,6 +22,9 @@ from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.store import Resolved, Store
 from pfsmount.revision import is_commit_prefix, parse_mount_name
 
+_ROOT_SECONDS = 1.0
+# For how long the kernel may believe the root's attributes. Each path from outside needs them, so it must not be 0; they never change, but
+# programs that look for a dead mount stat its root, and should soon see that it is.
 BranchKey = tuple[int, str, str]
 """Repo id, branch, name of the worktree."""
 
@@ -254,8 +257,7 @@ class RootPlace(Place):
         else:
             target = self._links.get(ino, "")
             attributes = plain_attributes(ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns)
-        # the root is asked for on every path from outside: it must not cost a request each time
-        return Found(self.prefix | ino, attributes, FOREVER if ino == ROOT_INO else 0)
+        return Found(self.prefix | ino, attributes, _ROOT_SECONDS if ino == ROOT_INO else 0)
 
     def readlink(self, ino: int) -> bytes:
         return os.fsencode(self._links[ino])

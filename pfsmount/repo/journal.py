@@ -2,6 +2,7 @@
 
 A line is a JSON array (ASCII, no blanks), a blank, 16 hex digits of BLAKE3(digits of the line before ‖ the JSON), a newline; it is written by
 one write(2), so a kill leaves whole lines and a power cut at most a torn end. Reading stops at the first line whose digits are wrong.
+Whole lines behind that one mean that the file was damaged: then nobody may write to it, or delete anything.
 
 | line | meaning |
 |---|---|
@@ -28,7 +29,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from blake3 import blake3
 
 from pfsmount.errors import Corrupt, NoSpace, PfsError
 from pfsmount.ids import ObjectId
-from pfsmount.objects.layout import error_for, fsync_directory
+from pfsmount.objects.layout import disk_errors, error_for, fsync_directory
 from pfsmount.tree.entry import Entry, decode_entry
 
 ROOT_NUMBER = 1
@@ -44,6 +47,8 @@ VERSION = 1
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 _DIGITS = 16
+_BLOCK = 1 << 20
+_WHOLE_LINE = re.compile(rb".* [0-9a-f]{16}", re.DOTALL)
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 Record = list[Any]
@@ -114,7 +119,7 @@ class JournalReader:
     def records(self) -> Iterator[Record]:
         """The lines from where reading stopped up to the last valid one."""
         while True:
-            block = os.pread(self._fd, 1 << 20, self.offset)
+            block = os.pread(self._fd, _BLOCK, self.offset)
             lines = block.split(b"\n")
             if len(lines) < 2:
                 return
@@ -129,6 +134,27 @@ class JournalReader:
     def torn_bytes(self) -> int:
         """How much stands behind the last valid line."""
         return os.fstat(self._fd).st_size - self.offset
+
+    def torn(self) -> Iterator[bytes]:
+        """What stands behind the last valid line, in blocks."""
+        at = self.offset
+        while block := os.pread(self._fd, _BLOCK, at):
+            yield block
+            at += len(block)
+
+    def is_damaged(self) -> bool:
+        """True when what stands behind the last valid line cannot be the torn end of a write: whole lines are in it, or, where not
+        even the first line is valid, any line."""
+        rest, first = b"", True
+        for block in self.torn():
+            *lines, rest = (rest + block).split(b"\n")
+            if lines and first:
+                if decode_line(lines[0], self.digits) is not None:
+                    return False  # written since
+                first = False
+            if any(_WHOLE_LINE.fullmatch(line) for line in lines) or (lines and not self.offset):
+                return True
+        return False
 
     @property
     def is_current(self) -> bool:
@@ -165,15 +191,32 @@ class Journal:
             journal.append(["journal", VERSION, None if base is None else base.hex()])
         except BaseException:
             journal.close()
+            with suppress(OSError):
+                os.unlink(path)
             raise
         return journal
 
     @classmethod
     def resume(cls, reader: JournalReader) -> Journal:
-        """Go on where `reader` stopped; what a power cut tore is cut off."""
-        fd = os.open(reader.path, os.O_RDWR | os.O_CLOEXEC)
-        os.ftruncate(fd, reader.offset)
+        """Go on where `reader` stopped; what a power cut tore is cut off and kept at `torn_path`. The caller knows that it is torn, not
+        damaged. Raises NoSpace, PermissionDenied."""
+        with disk_errors("opening the journal of a worktree"):
+            fd = os.open(reader.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if reader.torn_bytes():
+                    with torn_path(reader.path).open("ab") as kept:
+                        kept.writelines(reader.torn())
+                        kept.flush()
+                        os.fsync(kept.fileno())
+                    os.ftruncate(fd, reader.offset)
+            except BaseException:
+                os.close(fd)
+                raise
         return cls(reader.path, fd, reader.offset, reader.digits)
+
+    def refuse(self, why: str) -> None:
+        """Take no more lines."""
+        self._broken = PfsError(why)
 
     def append(self, record: Record) -> None:
         """Write one line. After an error the journal is as it was before. Raises NoSpace, PfsError."""
@@ -212,6 +255,22 @@ class Journal:
             self.fd = -1
 
 
+def torn_path(path: Path) -> Path:
+    """Where the torn ends of a journal are kept."""
+    return path.with_name(path.name + ".torn")
+
+
+def damage(reader: JournalReader, what: str) -> Corrupt:
+    """The error for a journal that is damaged behind the last line read."""
+    path = reader.path
+    return Corrupt(
+        f"the journal of {what} is damaged at byte {reader.offset}: '{path}'; nothing was changed or deleted, and the contents of "
+        f"changed files are in '{path.parent / 'data'}'",
+        hint=f"restore the file from a backup; or copy '{path.parent}' to a safe place and run "
+        f"'truncate -s {reader.offset} {path}', which gives up the changes behind the damage",
+    )
+
+
 def journal_base(record: Record) -> ObjectId | None:
     """The base in a first line. Raises Corrupt for a line that is no first line of version 1."""
     if record[0] != "journal" or len(record) < 3:
@@ -227,8 +286,9 @@ def journal_roots(path: Path) -> tuple[ObjectId | None, list[Entry]]:
     try:
         records = reader.records()
         first = next(records, None)
-        if first is None:
-            return None, []
-        return journal_base(first), [entry_of(record) for record in records if record[0] == "entry"]
+        found = [] if first is None else [entry_of(record) for record in records if record[0] == "entry"]
+        if reader.is_damaged():
+            raise damage(reader, "a worktree")
+        return (None, []) if first is None else (journal_base(first), found)
     finally:
         reader.close()

@@ -8,8 +8,9 @@ Numbers are never used twice, and a file is deleted only when no node needs it, 
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pfsmount.repo.overlay_nodes import FileStat, Stale
 
 _OPEN_MAX = 1024
 _COPY_BYTES = 1 << 20
+_SYNC_ROUNDS = 4
 
 
 class DataFiles:
@@ -28,7 +30,14 @@ class DataFiles:
         self._directory = -1
         self._open: OrderedDict[int, int] = OrderedDict()
         self._pins: dict[int, int] = {}
-        self._names_dirty = False
+        self._late: dict[int, list[int]] = {}
+        """Descriptors to close when nobody has the number pinned any more."""
+        self._created = 0
+        self._created_durable = 0
+        self._unsynced: dict[int, int] = {}
+        """Files that must be durable before the journal's lines about them are; each with a count of when it became one."""
+        self._unsynced_count = 0
+        self._unsynced_lock = threading.Lock()
         self._trash: list[int] = []
 
     def _at(self) -> int:
@@ -45,7 +54,7 @@ class DataFiles:
         except FileExistsError:  # left by a crash between this file and its journal line
             self.delete(number)
             fd = os.open(str(number), flags, 0o600, dir_fd=self._at())
-        self._names_dirty = True
+        self._created += 1
         self._remember(number, fd)
         return fd
 
@@ -65,12 +74,21 @@ class DataFiles:
         return fd
 
     def _remember(self, number: int, fd: int) -> None:
+        old = self._open.pop(number, None)
+        if old is not None:
+            self._close_fd(number, old)
         self._open[number] = fd
         if len(self._open) > self._limit:
             for other in self._open:
                 if other not in self._pins and other != number:
                     os.close(self._open.pop(other))
                     break
+
+    def _close_fd(self, number: int, fd: int) -> None:
+        if number in self._pins:
+            self._late.setdefault(number, []).append(fd)
+        else:
+            os.close(fd)
 
     def pin(self, number: int) -> int:
         """As `fd`, but it stays open until `unpin`: for work in another thread."""
@@ -85,6 +103,8 @@ class DataFiles:
             self._pins[number] = count
         else:
             del self._pins[number]
+            for fd in self._late.pop(number, ()):
+                os.close(fd)
 
     def release(self, number: int) -> None:
         """Nobody has the file open any more: its descriptor may go."""
@@ -96,12 +116,14 @@ class DataFiles:
     def delete(self, number: int) -> None:
         """Delete a file, if it is there; whoever has it pinned can go on."""
         self.release(number)
+        self._forget_unsynced(number)
         with suppress(FileNotFoundError):
             os.unlink(str(number), dir_fd=self._at())
 
     def delete_later(self, number: int) -> None:
         """Delete a file with the next `empty_trash`; a commit gives up thousands at once."""
         self.release(number)
+        self._forget_unsynced(number)
         self._trash.append(number)
 
     def empty_trash(self) -> None:
@@ -152,20 +174,45 @@ class DataFiles:
 
     def sync_names(self) -> None:
         """Make the names of created files durable. Raises OSError."""
-        if self._names_dirty:
-            self._names_dirty = False  # before: a file created meanwhile sets it again
-            try:
-                os.fsync(self._at())
-            except BaseException:
-                self._names_dirty = True
-                raise
+        created = self._created  # before: a file created meanwhile counts further
+        if created > self._created_durable:
+            os.fsync(self._at())
+            self._created_durable = max(created, self._created_durable)
+
+    def sync_first(self, number: int) -> None:
+        """The journal is about to say that a file shows its data instead of the base's: then the data must be durable before the line."""
+        with self._unsynced_lock:
+            self._unsynced_count += 1
+            self._unsynced[number] = self._unsynced_count
+
+    def _forget_unsynced(self, number: int) -> None:
+        with self._unsynced_lock:
+            self._unsynced.pop(number, None)
+
+    def sync_contents(self, besides: Collection[int] = ()) -> None:
+        """Make all files durable that `sync_first` named, but for those in `besides`; in any thread. Raises OSError."""
+        for _ in range(_SYNC_ROUNDS):  # more files may come meanwhile; whoever writes without a pause does not hold this up for ever
+            with self._unsynced_lock:
+                todo = [(number, count) for number, count in self._unsynced.items() if number not in besides]
+            if not todo:
+                return
+            for number, count in todo:
+                with suppress(FileNotFoundError):
+                    fd = os.open(self.path / str(number), os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+                with self._unsynced_lock:  # not before: another fsync must not return while this one is at it
+                    if self._unsynced.get(number) == count:
+                        del self._unsynced[number]
 
     def close(self) -> None:
-        """Close all descriptors; any number of times."""
+        """Close all descriptors, pinned ones when they are unpinned; any number of times."""
         if self._trash:
             self.empty_trash()
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._close_fd(*self._open.popitem())
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
@@ -188,6 +235,19 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> int:
     return count
 
 
+def read_all(fd: int, offset: int, size: int) -> bytes:
+    """Up to `size` bytes, fewer only at the end of the file. Raises OSError."""
+    part = os.pread(fd, size, offset)
+    if len(part) == size or not part:
+        return part
+    parts = [part]
+    count = len(part)
+    while count < size and (part := os.pread(fd, size - count, offset + count)):
+        parts.append(part)
+        count += len(part)
+    return b"".join(parts)
+
+
 def read_nowait(fd: int, offset: int, size: int) -> bytes | bytearray | None:
     """Up to `size` bytes, fewer only at the end of the file; None when that would wait for the disk. Raises OSError."""
     buffer = bytearray(size)
@@ -196,7 +256,7 @@ def read_nowait(fd: int, offset: int, size: int) -> bytes | bytearray | None:
     except BlockingIOError:
         return None
     except OSError:  # a filesystem without RWF_NOWAIT
-        return os.pread(fd, size, offset)
+        return read_all(fd, offset, size)
     if count == size:
         return buffer
     if offset + count < os.fstat(fd).st_size:

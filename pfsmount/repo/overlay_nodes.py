@@ -114,6 +114,11 @@ class Extents:
         self._ends[first:last] = [end]
         return True
 
+    def covers(self, start: int, end: int) -> bool:
+        """True when all of a range is in."""
+        at = bisect_right(self._starts, start) - 1
+        return start >= end or (at >= 0 and end <= self._ends[at])
+
     def clip(self, size: int) -> None:
         """Forget what lies at or behind `size`."""
         keep = bisect_left(self._starts, size)

@@ -8,15 +8,15 @@ process; it survives a power cut after `fsync`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pfsmount.config import MIB
 from pfsmount.errors import InvalidInput, IsADirectory
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import ObjectStore
-from pfsmount.repo.journal import name_text, value_text
+from pfsmount.repo.journal import Record, name_text, value_text
 from pfsmount.repo.overlay import NowaitReader, WouldBlock, now_ns
-from pfsmount.repo.overlay_data import read_nowait, write_all
+from pfsmount.repo.overlay_data import read_all, read_nowait, write_all
 from pfsmount.repo.overlay_nodes import (
     Change,
     FileData,
@@ -30,6 +30,7 @@ from pfsmount.repo.overlay_nodes import (
 )
 from pfsmount.repo.worktree_names import WorktreeNames
 from pfsmount.tree.content import Content, open_content
+from pfsmount.tree.xattrs import VALUE_MAX
 
 COPY_MAX = 4 * MIB
 _INLINE_COPY_MAX = 256 * 1024
@@ -73,14 +74,15 @@ class WorktreeFiles(WorktreeNames):
         values = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns}
         if mode is None and (uid is not None or gid is not None) and node.kind is NodeKind.FILE:
             values["mode"] = mode = _without_setid(change.mode)
-        if change.data is not None and mtime_ns is not None:
-            self.data.set_mtime(change.number, mtime_ns)
-            change.data.stat = None
+        if change.data is not None:
             values["mtime_ns"] = None
         given = {key: value for key, value in values.items() if value is not None}
         if given:
             self.append(node, ["attr", change.number, given])
         self.put_attributes(node, mode, uid, gid, mtime_ns, now_ns())
+        if change.data is not None and mtime_ns is not None:
+            change.data.stat = None
+            self.data.set_mtime(change.number, mtime_ns)
 
     def set_xattr(self, node: Node, name: bytes, value: bytes | None) -> None:
         """Set an extended attribute, or remove it (None). Raises NotSupported, NoAttribute, Stale, ReadOnly, NoSpace."""
@@ -88,6 +90,8 @@ class WorktreeFiles(WorktreeNames):
             raise NotSupported("only user.* attributes are kept")
         if len(name) > 255 or name == XATTR_PREFIX:
             raise InvalidInput("the name of an extended attribute has 1 to 255 bytes")
+        if value is not None and len(value) > VALUE_MAX:
+            raise InvalidInput(f"the value of an extended attribute has at most {VALUE_MAX >> 10} KiB")
         if value is None and name not in self.xattrs(node):
             raise NoAttribute("there is no such attribute")
         self.xattrs(node)  # what may raise WouldBlock comes before the line
@@ -131,22 +135,27 @@ class WorktreeFiles(WorktreeNames):
         self.writable(node)
         change = self.promote(node)
         if change.data is not None:  # some ranges are there, and all of it goes away
-            self.data.truncate(change.number, 0)
-            change.data = FileData()
             self.append(node, ["whole", change.number])
+            change.data = FileData()
+            self.data.truncate(change.number, 0)
         elif content is not None and size > COPY_MAX:
             self.data.create(change.number)
             self.data.truncate(change.number, size)
             self.data.set_mtime(change.number, change.mtime_ns)
+            self._append_shown(node, change, ["size", change.number, size])
             change.data = FileData(size)
-            self.append(node, ["size", change.number, size])
         else:
             read = (lambda offset, count: b"") if content is None else content.read
             self.data.fill(change.number, size, change.mtime_ns, read)
-            self.append(node, ["whole", change.number])
+            self._append_shown(node, change, ["whole", change.number])
             change.data = FileData()
         self.touch(node)
         return change.data
+
+    def _append_shown(self, node: Node, change: Change, record: Record) -> None:
+        """Write a line from which on data shows where the base did."""
+        self.data.sync_first(change.number)
+        self.append(node, record)
 
     def _warm(self, content: Content, size: int) -> None:
         """When nothing may wait here: have content verified and in the page cache before it is copied."""
@@ -235,8 +244,9 @@ class WorktreeFiles(WorktreeNames):
         change.ctime_ns = now_ns()
         if data.extents is not None and offset < data.base_size:
             end = min(offset + count, data.base_size)
-            if data.extents.add(offset, end):
-                self.append(node, ["extent", change.number, offset, end - offset])
+            if not data.extents.covers(offset, end):
+                self._append_shown(node, change, ["extent", change.number, offset, end - offset])
+                data.extents.add(offset, end)
         if not keep_setid and change.mode & _SETID:
             self._drop_setid(node, change)
 
@@ -254,13 +264,13 @@ class WorktreeFiles(WorktreeNames):
         data = self.file_data(node, keep=size > 0)
         change = node.change
         assert change is not None
-        self.data.truncate(change.number, size)
-        data.stat = None
-        self.touch(node, now_ns())
         if data.extents is not None and size < data.base_size:
+            self.append(node, ["size", change.number, size])
             data.base_size = size
             data.extents.clip(size)
-            self.append(node, ["size", change.number, size])
+        data.stat = None
+        self.touch(node, now_ns())
+        self.data.truncate(change.number, size)
         if not keep_setid and change.mode & _SETID:
             self._drop_setid(node, change)
 
@@ -288,12 +298,20 @@ class WorktreeFiles(WorktreeNames):
         return fds, pinned
 
     def sync_now(self, fds: list[int]) -> None:
-        """fsync data files, then the names of all data files, then the journal; in any thread. Raises OSError."""
+        """fsync data files, then the names of all data files, then the journal; in any thread. Raises OSError.
+
+        The journal's lines are about other files too, so of those the data that its lines show is made durable before.
+        """
         for fd in fds:
             os.fsync(fd)
-        self.data.sync_names()
+        self.sync_contents()
         if self.journal is not None:
             self.journal.sync()
+
+    def sync_contents(self, besides: Collection[int] = ()) -> None:
+        """Make durable what the lines of the journal show, but for the data files `besides`, so that the lines may be. Raises OSError."""
+        self.data.sync_contents(besides)
+        self.data.sync_names()
 
     def fsync(self, node: Node | None = None) -> None:
         """Make a file's content, or only names and attributes, survive a power cut. Raises OSError, NoSpace."""
@@ -345,7 +363,7 @@ class Reading:
     def _part(self, from_data: bool, start: int, end: int) -> bytes:
         if not from_data:
             return b"" if self._content is None else self._content.read(start, end - start)
-        part = os.pread(self._fd, end - start, start)
+        part = read_all(self._fd, start, end - start)
         # a writer may have cut the file short meanwhile; only the last part may then be shorter
         return part if len(self._spans) == 1 else part.ljust(end - start, b"\0")
 

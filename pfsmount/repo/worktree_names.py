@@ -225,6 +225,8 @@ class WorktreeNames(OverlayEdit):
             self.exchange((directory, name), node, (directory2, name2), other, time_ns)
             return
         if other is not None:
+            if node.change is not None and node.change.data is not None:
+                self.data.sync_first(node.change.number)  # it shows where another file did
             self.remove(directory2, name2, other, time_ns)
         self.rename((directory, name), node, (directory2, name2), time_ns)
 

@@ -54,7 +54,11 @@ class WorktreeRebase(WorktreeCommit):
     def _merge_attributes(self, move: Move, directory: Node, path: RepoPath, old: Entry | None, new: Entry) -> None:
         change = directory.change
         assert change is not None
-        if old is None:
+        if old is None:  # both sides made it: ours stays as it is, on top of theirs
+            differs = Touched.MODE if change.mode != new.mode else Touched.NONE
+            differs |= Touched.OWNER if (change.uid, change.gid) != (new.uid, new.gid) else Touched.NONE
+            if differs:
+                move.after.touched[directory] = change.touched | differs
             return
         theirs = Touched.NONE
         theirs |= Touched.MODE if old.mode != new.mode else Touched.NONE
@@ -158,10 +162,12 @@ class WorktreeRebase(WorktreeCommit):
         assert change is not None
         if change.places is not None:
             left = [other for other in after.places.get(node, change.places) if other != place]
+            if left and place == after.primary(node):
+                after.in_place[node] = False  # what is left is not where the base has it
             after.places[node] = left
             if left:
                 return False
-        if after.is_in_place(node) and change.data is None:
+        if change.in_place and change.data is None:
             after.clean.append(node)
             after.effects.attributes.append(node.ino)
         else:

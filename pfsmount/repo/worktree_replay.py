@@ -196,6 +196,8 @@ class NextState:
     """The names that a file with several keeps."""
     attributes: dict[Node, tuple[int, int, int]] = field(default_factory=dict)
     """Mode, uid and gid of directories that follow the base."""
+    touched: dict[Node, Touched] = field(default_factory=dict)
+    """What of a directory's attributes counts as set here."""
     clean: list[Node] = field(default_factory=list)
     """Nodes that show the base from then on."""
     stale: list[Node] = field(default_factory=list)
@@ -306,11 +308,12 @@ def _own_records(node: Node, after: NextState) -> Iterator[Record]:
     number = change.number
     if after.is_in_place(node):
         values: dict[str, int] = {}
-        if change.touched & Touched.MODE:
+        touched = after.touched.get(node, change.touched)
+        if touched & Touched.MODE:
             values["mode"] = change.mode
-        if change.touched & Touched.OWNER:
+        if touched & Touched.OWNER:
             values["uid"], values["gid"] = change.uid, change.gid
-        if change.touched & Touched.TIME:
+        if touched & Touched.TIME:
             values["mtime_ns"] = change.mtime_ns
         if values:
             yield ["attr", number, values]

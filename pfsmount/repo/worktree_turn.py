@@ -10,6 +10,7 @@ Nobody changes the worktree between 1 and 3: the caller sees to that.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,11 +18,13 @@ from pathlib import Path
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.layout import disk_errors, fsync_directory
-from pfsmount.repo.journal import Journal
+from pfsmount.repo.journal import Journal, torn_path
 from pfsmount.repo.overlay_nodes import Change, Effects, Node, NodeKind, State, Touched
 from pfsmount.repo.worktree_files import WorktreeFiles
 from pfsmount.repo.worktree_replay import NextState, snapshot
 from pfsmount.tree.entry import Entry
+
+log = logging.getLogger(__name__)
 
 
 class WorktreeTurn(WorktreeFiles):
@@ -36,10 +39,21 @@ class WorktreeTurn(WorktreeFiles):
     def journal_path(self, generation: int) -> Path:
         return self.path / f"journal.{generation}"
 
-    def turn(self, after: NextState, base: ObjectId | None, publish: Callable[[], None]) -> Journal | None:
+    def valid_generation(self) -> int:
+        """The generation that the index names now."""
+        raise NotImplementedError
+
+    def catch_up(self, after: NextState, base: ObjectId | None, root: Entry, journal: Journal | None) -> None:
+        """Step 3 for a turn that was interrupted behind step 2."""
+        raise NotImplementedError
+
+    def turn(
+        self, after: NextState, base: ObjectId | None, root: Entry, publish: Callable[[], None]
+    ) -> Journal | None:
         """Steps 1 and 2; may wait and may run in another thread. Returns the next journal, None when nothing stays changed.
 
-        Raises what `publish` raises, NoSpace; then the present generation stays valid.
+        Raises what `publish` raises, NoSpace; then the present generation stays valid. An error that comes when the transaction
+        is durable goes to the log only. An interrupt there is raised, with the memory on the new generation.
         """
         path = self.journal_path(self.generation + 1)
         journal: Journal | None = None
@@ -54,15 +68,31 @@ class WorktreeTurn(WorktreeFiles):
                 for record in snapshot(self.root, after):
                     journal.append(record)
                 with disk_errors("writing the journal of a worktree"):
+                    gone = {node.change.number for node in (*after.clean, *after.stale) if node.change is not None}
+                    self.sync_contents(gone)
                     journal.sync()
             publish()
-        except BaseException:
-            if journal is not None:
+        except BaseException as error:
+            if self._is_published(error):
+                if isinstance(error, Exception):
+                    log.exception("%s: generation %d is valid, but what follows it failed", self.path, self.generation + 1)
+                    return journal
+                self.catch_up(after, base, root, journal)
+            elif journal is not None:
                 journal.close()
                 with suppress(OSError):
                     os.unlink(path)
             raise
         return journal
+
+    def _is_published(self, error: BaseException) -> bool:
+        """True when a turn that met an error made the next generation valid before. When that cannot be told, no journal is deleted."""
+        try:
+            return self.valid_generation() > self.generation
+        except Exception as unknown:
+            if self.journal is not None:
+                self.journal.refuse("whether the last commit or discard was made cannot be told; open the worktree again")
+            raise error from unknown
 
     def apply(self, after: NextState, base: ObjectId | None, root: Entry, journal: Journal | None) -> Effects:
         """Step 3. `root` is the new base's root directory."""
@@ -77,6 +107,9 @@ class WorktreeTurn(WorktreeFiles):
         for node, value in after.in_place.items():
             assert node.change is not None
             node.change.in_place = value
+        for node, touched in after.touched.items():
+            assert node.change is not None
+            node.change.touched = touched
         for node, attributes in after.attributes.items():
             assert node.change is not None
             node.change.mode, node.change.uid, node.change.gid = attributes
@@ -128,8 +161,9 @@ class WorktreeTurn(WorktreeFiles):
             self.root.change = None
         if old is not None:
             old.close()
-            with suppress(OSError):
-                os.unlink(old.path)
+            for path in (old.path, torn_path(old.path)):
+                with suppress(OSError):
+                    os.unlink(path)
 
 
 def same_attributes(change: Change, entry: Entry) -> bool:

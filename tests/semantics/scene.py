@@ -51,16 +51,17 @@ class Scene:
         )
 
     def run(
-        self, command: str, *arguments: str | bytes | Path, code: int = 0, stdin: str | None = None
+        self, command: str, *arguments: str | bytes | Path, code: int | None = 0, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; its exit code must be `code`, and nothing may look like a crash."""
+        """Run a command to its end; its exit code must be `code` (None: not 0), and nothing may look like a crash."""
         with self.start(command, *arguments, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE) as process:
             try:
                 out, errors = process.communicate(stdin, timeout=_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-        assert process.returncode == code, f"{command} {arguments}: {process.returncode}\n{out}{errors}"
+        good = process.returncode != 0 if code is None else process.returncode == code
+        assert good, f"{command} {arguments}: {process.returncode}\n{out}{errors}"
         assert "Traceback" not in errors
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
