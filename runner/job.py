@@ -81,8 +81,8 @@ class StagingNeeds:
     store: Store
     commits: Mapping[str, tuple[str, ObjectId]]
     """Input name → repo and commit."""
-    place: Path
-    """A directory of the job's own, for mounts."""
+    directory: Path
+    """The job's."""
     size: int
     """Bytes in the datums that are known to run."""
     cleanup: ExitStack
@@ -250,7 +250,7 @@ class _JobRun:
         return StagingNeeds(
             self._store,
             {source.spec.name: (source.spec.repo, source.commit.id) for source in self._draft.pinned},
-            self._directory.path / "mnt",
+            self._directory.path,
             sum(datum.size for datum in self._plan.first),
             cleanup,
             self._observer.note,

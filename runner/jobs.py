@@ -5,6 +5,7 @@ job stands, so that a list reads no records. While a job runs, `jobs/<id>/` of t
 
     lock        flock: held as long as the runner lives
     progress    one line of JSON, replaced whole: `processed`, `skipped`, `failed`, `total` (null until it is known), `phase`
+    mount       where the inputs are mounted, if they are
     d/<n>/      scratch of a datum (`runner.scratch`)
 
 and nothing in it is needed after a crash. A job that says that it runs, and whose lock is free, was interrupted.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import secrets
 import subprocess
 import time
@@ -37,7 +37,6 @@ from runner.state import Phase
 
 _PREFIX = "job-"
 _LEFT_OVER_S = 3600.0
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def new_job_id(now_s: float) -> str:
@@ -180,7 +179,7 @@ class JobStore:
             if path.name.startswith(".") and time.time() - os.fstat(fd).st_mtime < _LEFT_OVER_S:
                 return
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unmount_below(path)
+            unmount_noted(path)
             remove_tree(path)
         except OSError:
             return  # it runs; or somebody else sweeps
@@ -210,11 +209,18 @@ def _open_lock(directory: Path) -> int | None:
         return None
 
 
-def unmount_below(path: Path) -> None:
-    """Take away what a runner that was killed has left mounted in its directory."""
-    inside = os.fsencode(path) + b"/"
-    with open("/proc/self/mountinfo", "rb") as lines:
-        places = [_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4]) for line in lines]
-    for place in sorted((place for place in places if place.startswith(inside)), reverse=True):
-        with suppress(FileNotFoundError):
-            subprocess.run([b"fusermount3", b"-u", b"-z", place], capture_output=True, check=False)
+def note_mount(directory: Path, place: Path) -> None:
+    """Write down where a job has its inputs mounted, so that somebody can clean up after a runner that was killed."""
+    (directory / "mount").write_bytes(os.fsencode(place))
+
+
+def unmount_noted(directory: Path) -> None:
+    """Take away the mount of a job, if it is still there."""
+    try:
+        place = (directory / "mount").read_bytes()
+    except FileNotFoundError:
+        return
+    with suppress(FileNotFoundError):
+        subprocess.run([b"fusermount3", b"-u", b"-z", place], capture_output=True, check=False)
+    with suppress(OSError):
+        os.rmdir(place)

@@ -8,7 +8,7 @@ from pfsmount.config import MIB
 from pfsmount.errors import Unavailable
 from runner.job import StagingNeeds
 from runner.staging import CopyStaging, Staging
-from runner.staging_mount import MountStaging, NoJobView, open_mount
+from runner.staging_mount import MountStaging, open_mount
 
 COPIED_MAX = 64 * MIB
 """More than this, in all the datums that are known to run, is not copied where it can be mounted."""
@@ -21,15 +21,14 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
         if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX):
             return CopyStaging(needs.store.objects)
         try:
-            open_mount(needs.store.path, needs.place, needs.cleanup)
+            place = open_mount(needs.store.path, needs.directory, needs.cleanup)
         except Unavailable as error:
             if name == "mount":
                 raise Unavailable(
                     f"inputs cannot be mounted: {error.message}", hint="--inputs copy needs no mount"
                 ) from None
-            if not isinstance(error, NoJobView):
-                needs.note(f"inputs are copied, because they cannot be mounted here ({error.message})")
+            needs.note(f"inputs are copied, because they cannot be mounted here ({error.message})")
             return CopyStaging(needs.store.objects)
-        return MountStaging(needs.place, needs.commits)
+        return MountStaging(place, needs.commits)
 
     return choose

@@ -10,25 +10,23 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pfsmount.errors import Unavailable
 from pfsmount.ids import ObjectId
 from runner.datum import Datum
 from runner.executors.base import Bind
-from runner.jobs import unmount_below
+from runner.jobs import note_mount, unmount_noted
 from runner.staging import Staged
 
 _READY = b"mounted "
 _PATIENCE_S = 20.0
 _READ = 65536
-
-
-class NoJobView(Unavailable):
-    """`pfs mount` works, but does not know how to show commits as jobs see them."""
 
 
 class MountStaging:
@@ -49,9 +47,11 @@ class MountStaging:
         return Staged(tuple(binds))
 
 
-def open_mount(store: Path, place: Path, cleanup: ExitStack) -> None:
-    """Mount the store at `place`, a new directory, until `cleanup`. Raises Unavailable with the reason."""
-    place.mkdir(mode=0o700)
+def open_mount(store: Path, directory: Path, cleanup: ExitStack) -> Path:
+    """Mount the store until `cleanup`; returns where. `directory` is the job's. Raises Unavailable with the reason."""
+    # not in the store, which refuses to be mounted inside itself
+    place = Path(tempfile.mkdtemp(prefix=f"pfs-{directory.name}-", dir="/tmp"))
+    note_mount(directory, place)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -70,12 +70,12 @@ def open_mount(store: Path, place: Path, cleanup: ExitStack) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the runner, which ends the mount when nothing uses it any more
     )
-    cleanup.callback(_close, process, place)
+    cleanup.callback(_close, process, directory)
     said = _wait_ready(process)
-    if said is not None and "Usage:" in said:
-        raise NoJobView("this version of 'pfs mount' does not show commits as jobs see them")
     if said is not None:
         raise Unavailable(said)
+    threading.Thread(target=_drain, args=(process,), daemon=True).start()
+    return place
 
 
 def _wait_ready(process: subprocess.Popen[bytes]) -> str | None:
@@ -96,13 +96,21 @@ def _wait_ready(process: subprocess.Popen[bytes]) -> str | None:
     return f"the mount was not ready within {_PATIENCE_S:.0f} s"
 
 
-def _close(process: subprocess.Popen[bytes], place: Path) -> None:
+def _drain(process: subprocess.Popen[bytes]) -> None:
+    """Read on what the mount says, so that it never waits for a reader."""
+    assert process.stderr is not None
+    with suppress(OSError, ValueError):
+        while os.read(process.stderr.fileno(), _READ):
+            pass
+
+
+def _close(process: subprocess.Popen[bytes], directory: Path) -> None:
     process.terminate()
     try:
         process.wait(_PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    unmount_below(place.parent)
+    unmount_noted(directory)
     assert process.stderr is not None
     process.stderr.close()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pfsmount.cli import output
+from pfsmount.errors import InvalidInput
 
 DirectoryArgument = Annotated[
     Path | None, typer.Argument(metavar="[DIR]", help="The mount point; default: /pfs as root, else ~/pfs.")
@@ -29,6 +30,9 @@ def mount(
     real_owner: Annotated[
         bool, typer.Option("--real-owner", help="Show files as belonging to whom they are stored with.")
     ] = False,
+    present: Annotated[
+        str, typer.Option("--present", help="user; or job: only commits, by full id, as jobs see them. Read-only.", hidden=True)
+    ] = "user",
 ) -> None:
     """Mount the store: each branch is a directory that can be written to, each commit one that cannot."""
     from pfsmount.fs.daemon import MountOptions, start
@@ -39,6 +43,7 @@ def mount(
         create=directory is None,
         allow_other=allow_other,
         real_owner=real_owner,
+        present_job=_is_job(present),
         author=output.author(),
     )
     if foreground:
@@ -48,6 +53,12 @@ def mount(
     if started.note:
         output.note(f"pfs: {started.note}")
     output.say(f"mounted {options.store} at {started.mount_point}")
+
+
+def _is_job(present: str) -> bool:
+    if present not in ("user", "job"):
+        raise InvalidInput(f"a mount cannot present '{present}'", hint="user or job")
+    return present == "job"
 
 
 def _stay(options: object) -> None:

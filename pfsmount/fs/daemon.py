@@ -48,6 +48,8 @@ class MountOptions:
     """Let other users see the mount; None: if this is root."""
     real_owner: bool = False
     """Show files as belonging to whom they are stored with, not to the mounting user."""
+    present_job: bool = False
+    """A private mount for the inputs of one job: commits by their full ids only, read-only, with the attributes that jobs see."""
     settings: StoreSettings = DEFAULT_SETTINGS
     author: str = ""
 
@@ -168,25 +170,28 @@ def run(
     allow_other = os.getuid() == 0 if options.allow_other is None else options.allow_other
     with Store.open(options.store, options.settings, author=options.author) as store:
         record = new_record(options.store, point, str(log_path or ""), allow_other=allow_other)
-        held = HeldRecord(options.store / "run", record)
+        held = None if options.present_job else HeldRecord(options.store / "run", record)
         try:
             kernel = fuse.FuseKernel(point)
             who = {"mount": point, "socket": record.socket, "uid": record.uid}
-            filesystem = Filesystem(store, kernel, who)
+            filesystem = Filesystem(store, kernel, who, with_branches=not options.present_job)
             owner = None if options.real_owner else (os.getuid(), os.getgid())
-            requests = fuse.Operations(filesystem, owner, lambda: ready(record))
+            made = fuse.JobOperations if options.present_job else fuse.Operations
+            requests = made(filesystem, owner, lambda: ready(record))
+            fuse_options = _fuse_options(options.store, allow_other=allow_other) | ({"ro"} if options.present_job else set())
             with _libfuse_errors(point):
-                fuse.mount(requests, point, _fuse_options(options.store, allow_other=allow_other))
+                fuse.mount(requests, point, fuse_options)
             try:
                 raise_readahead(point)
                 log.info("mounted %s at %s", options.store, point)
-                serve(filesystem, record, held.socket)
+                serve(filesystem, record, None if held is None else held.socket)
             finally:
                 fuse.unmount()
                 filesystem.close()
                 log.info("unmounted %s", point)
         finally:
-            held.remove()
+            if held is not None:
+                held.remove()
 
 
 def _fuse_options(store: Path, *, allow_other: bool) -> set[str]:

@@ -76,8 +76,8 @@ class Branch:
 class Filesystem:
     """All of one mount."""
 
-    def __init__(self, store: Store, kernel: Kernel, who: Mapping[str, Any]) -> None:
-        """`who` is what others are told of the owner of worktrees."""
+    def __init__(self, store: Store, kernel: Kernel, who: Mapping[str, Any], *, with_branches: bool = True) -> None:
+        """`who` is what others are told of the owner of worktrees. Without branches only commits are shown."""
         self.store = store
         self._kernel = kernel
         self._who = dict(who)
@@ -86,7 +86,7 @@ class Filesystem:
         self._branches: dict[BranchPlace, Branch] = {}
         reader = NowaitReader(store.objects)
         self.root = self._places.add(
-            lambda number: RootPlace(number, store, reader, self._places, self._open_branch, self.follow)
+            lambda number: RootPlace(number, store, reader, self._places, self._open_branch, self.follow, with_branches)
         )
         assert isinstance(self.root, RootPlace)
         self.names: RootPlace = self.root
@@ -128,6 +128,8 @@ class Filesystem:
         for branch in self.opened_branches():
             try:
                 await branch.turning.follow()
+            except NotFound:
+                log.info("%s is gone; what is open of it stays readable", branch.title)
             except (PfsError, OSError):
                 log.exception("following %s failed", branch.title)
         self.names.followed(version)

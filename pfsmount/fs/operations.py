@@ -47,6 +47,8 @@ _KINDS = {
 _BLOCK_SIZE = 4096
 _BLOCK_HINT = 1 << 20
 READ_THREADS = 32
+JOB_TIME_NS = 946_684_800 * 1_000_000_000
+"""2000-01-01: the one time that jobs see, so that their results cannot depend on when a file was stored."""
 
 
 class Operations(pyfuse3.Operations):
@@ -405,6 +407,25 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """Not from a request: whoever may set attributes of the root must not fill the log."""
+
+
+class JobOperations(Operations):
+    """Requests of a mount that shows a job its inputs: only what the datum key covers may be seen."""
+
+    def _attributes(self, found: Found) -> EntryAttributes:
+        entry = super()._attributes(found)
+        kind, mode = found.attributes.kind, found.attributes.mode
+        if kind is not NodeKind.SYMLINK:
+            runs = kind is NodeKind.DIRECTORY or mode & 0o100
+            entry.st_mode = _FORMATS[kind] | (0o755 if runs else 0o644)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = JOB_TIME_NS
+        return entry
+
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        raise FUSEError(errno.ENODATA)
+
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        return ()
 
 
 def _guarded(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:

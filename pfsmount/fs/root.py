@@ -102,11 +102,13 @@ class RootPlace(Place):
         places: Places,
         open_branch: Callable[[int, BranchKey, str], Awaitable[BranchPlace]],
         follow: Callable[[], Awaitable[None]],
+        with_branches: bool,
     ) -> None:
         """`open_branch` makes the place of a branch (number, key, repo name); `follow` brings all branches to their heads."""
         super().__init__(number)
         self._store, self._reader, self._places = store, reader, places
         self._open_branch, self._follow = open_branch, follow
+        self._with_branches = with_branches
         self._files: FilesPlace | None = None
         self._commits: dict[tuple[str, ObjectId], CommitPlace] = {}
         self._branches: dict[BranchKey, BranchPlace] = {}
@@ -114,6 +116,7 @@ class RootPlace(Place):
         self._numbers: dict[BranchKey, int] = {}
         self._links: dict[int, str] = {}
         self._seen = store.refs_version()
+        self._caught_up = False
         self._resolved: dict[str, Resolved | None] = {}
         self._started_ns = time.time_ns()
 
@@ -143,7 +146,7 @@ class RootPlace(Place):
             full = revision.is_plain and is_commit_prefix(revision.base or "") and len(revision.base or "") == 64
             place = self._commit_place(text, resolved.commit.id, resolved)
             return place.tell_root()._replace(name_timeout=FOREVER if full else 0)
-        if resolved.worktree is not None:
+        if resolved.worktree is not None or not self._with_branches:
             return None  # private worktrees are not made yet
         key = (resolved.repo.id, resolved.branch, "")
         branch = self._branches.get(key)
@@ -156,9 +159,10 @@ class RootPlace(Place):
         version = self._store.refs_version()
         if version != self._seen:
             self._resolved.clear()
-            if self._branches:
-                raise NeedsBranch(self._follow)
-            self._seen = version
+            # once for each lookup: while others commit without a pause, a lookup must not chase them for ever
+            if self._branches and not self._caught_up:
+                raise NeedsBranch(self._catch_up)
+            self._caught_up = False
         if text in self._resolved:
             return self._resolved[text]
         repo, revision = parse_mount_name(text)
@@ -170,6 +174,10 @@ class RootPlace(Place):
             self._resolved.clear()
         self._resolved[text] = resolved
         return resolved
+
+    async def _catch_up(self) -> None:
+        await self._follow()
+        self._caught_up = True
 
     def followed(self, version: int) -> None:
         """All branches are at their heads of this version of the refs."""
@@ -264,8 +272,12 @@ class RootPlace(Place):
 
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
         names = []
-        for repo in self._store.repos():
-            for branch in self._store.branches(repo.name):
+        for repo in self._store.repos() if self._with_branches else ():
+            try:
+                branches = self._store.branches(repo.name)
+            except NotFound:  # deleted just now
+                continue
+            for branch in branches:
                 names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
         owner = (os.getuid(), os.getgid())
         # Opening every worktree to list them would make `ls` slow: a listed branch has a number, and is opened when it is used.

@@ -19,15 +19,16 @@ POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
-    """Serve until the filesystem is unmounted or a signal comes."""
+def serve(filesystem: Filesystem, record: MountRecord, socket: Path | None) -> None:
+    """Serve until the filesystem is unmounted or a signal comes. Without `socket` nobody can ask for anything."""
     trio.run(_main, filesystem, record, socket)
 
 
-async def _main(filesystem: Filesystem, record: MountRecord, socket: Path) -> None:
+async def _main(filesystem: Filesystem, record: MountRecord, socket: Path | None) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals)
-        await nursery.start(ControlServer(filesystem, record).serve, socket)
+        if socket is not None:
+            await nursery.start(ControlServer(filesystem, record).serve, socket)
         nursery.start_soon(_poll, filesystem)
         await fuse.serve()
         nursery.cancel_scope.cancel()

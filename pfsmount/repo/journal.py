@@ -30,6 +30,7 @@ import base64
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -267,7 +268,7 @@ def damage(reader: JournalReader, what: str) -> Corrupt:
         f"the journal of {what} is damaged at byte {reader.offset}: '{path}'; nothing was changed or deleted, and the contents of "
         f"changed files are in '{path.parent / 'data'}'",
         hint=f"restore the file from a backup; or copy '{path.parent}' to a safe place and run "
-        f"'truncate -s {reader.offset} {path}', which gives up the changes behind the damage",
+        f"'truncate -s {reader.offset} {shlex.quote(str(path))}', which gives up the changes behind the damage",
     )
 
 

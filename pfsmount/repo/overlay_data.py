@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from pfsmount.objects.layout import fsync_directory
 from pfsmount.repo.overlay_nodes import FileStat, Stale
 
 _OPEN_MAX = 1024
@@ -177,6 +178,8 @@ class DataFiles:
         created = self._created  # before: a file created meanwhile counts further
         if created > self._created_durable:
             os.fsync(self._at())
+            if not self._created_durable:
+                fsync_directory(self.path.parent)  # this directory may be new itself
             self._created_durable = max(created, self._created_durable)
 
     def sync_first(self, number: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pfsmount.errors import Busy, NotPermitted
 from pfsmount.repo.refs import RefInfo
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_path
+from pfsmount.repo.worktree import worktree_paths
 
 
 def delete_repo(store: Store, name: str, *, force: bool) -> None:
@@ -28,15 +28,16 @@ def delete_repo(store: Store, name: str, *, force: bool) -> None:
 
 
 def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) -> RefInfo:
-    """Delete a branch and its worktree; its commits stay readable by id.
+    """Delete a branch and its worktrees; its commits stay readable by id.
 
     Raises NotFound, NotPermitted (the default branch; uncommitted work, without `force`), Busy.
     """
     info = store.repo(repo)
-    path = worktree_path(store.path, info, name)
-    with _all_locked([path] if path.is_dir() else [], f"{repo}@{name}", force=force):
+    paths = worktree_paths(store.path, info, name)
+    with _all_locked(paths, f"{repo}@{name}", force=force):
         ref = store.delete_branch(repo, name)
-        shutil.rmtree(path, ignore_errors=True)
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
     return ref
 
 

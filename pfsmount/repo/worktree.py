@@ -3,6 +3,7 @@
     store/worktrees/<repo id>/<branch, percent-encoded>[+name]/
       lock              flock: the owner; its text says who that is
       journal.<gen>     what changed since the base (`repo.journal`)
+                        (`journal.<gen>.torn`: ends that a power cut tore off it)
       data/<number>     contents of changed files
 
 Invariants
@@ -32,14 +33,15 @@ from urllib.parse import quote
 
 from pfsmount.errors import Busy, Conflict, NotFound
 from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
-from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
-from pfsmount.repo.journal import ROOT_NUMBER, Journal, JournalReader, journal_base
+from pfsmount.repo.journal import ROOT_NUMBER, Journal, JournalReader, damage, journal_base, torn_path
 from pfsmount.repo.overlay import NowaitReader, WouldBlock
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Effects, Node, ReadOnly, State
-from pfsmount.repo.refs import RefKind, RefMove, RepoInfo, WorktreeState, put_worktree
+from pfsmount.repo.refs import RefKind, RefMove, RepoInfo, WorktreeState, get_worktree, put_worktree
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree_commit import Cut
 from pfsmount.repo.worktree_rebase import Move
@@ -49,6 +51,8 @@ from pfsmount.tree.entry import Entry
 
 log = logging.getLogger(__name__)
 _RETRIES = 8
+_LEAF_MAX = 255
+_BRANCH_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,28 @@ class CommitResult:
 
 def worktree_path(store: Path, repo: RepoInfo, branch: str, name: str = "") -> Path:
     """Where a worktree lies."""
-    leaf = quote(os.fsencode(branch), safe="") + (f"+{quote(os.fsencode(name), safe='')}" if name else "")
+    leaf = _quoted(branch, _BRANCH_MAX, 150)
+    if name:
+        leaf += "+" + _quoted(name, _LEAF_MAX - len(leaf) - 1, 20)
     return store / "worktrees" / f"{repo.id:016x}" / leaf
+
+
+def worktree_paths(store: Path, repo: RepoInfo, branch: str) -> list[Path]:
+    """Where all worktrees of a branch lie, as far as they are on disk."""
+    first = worktree_path(store, repo, branch)
+    if not first.parent.is_dir():
+        return []
+    return sorted(
+        path for path in first.parent.iterdir() if path.name == first.name or path.name.startswith(first.name + "+")
+    )
+
+
+def _quoted(name: str, longest: int, keep: int) -> str:
+    """A name percent-encoded; of a longer encoding its beginning, `%-` (which no encoding has) and 32 digits of its hash."""
+    quoted = quote(os.fsencode(name), safe="")
+    if len(quoted) <= longest:
+        return quoted
+    return f"{quoted[:keep]}%-{hash_bytes(quoted.encode('ascii')).hex()[:32]}"
 
 
 class Worktree(WorktreeLook):
@@ -145,34 +169,60 @@ class Worktree(WorktreeLook):
         """Read what is on disk. The memory shows nothing changed before."""
         if own and not self._take_lock():
             raise Busy(f"the uncommitted changes of {self.title} are open elsewhere", hint=self.owner_text())
+        try:
+            while not self._load_generation(own):
+                pass
+        finally:
+            if self.journal is None and not own:
+                self._unlock()
+
+    def _load_generation(self, own: bool) -> bool:
+        """Read what is on disk of the generation that is valid now. False when an owner went on meanwhile: then again."""
         state = self.store.worktree_state(self.repo.name, self.branch, self.name)
         self.generation = state.generation
         path = self.journal_path(state.generation)
-        if not path.exists():
-            self._show(self.store.head(self.repo.name, self.branch))
-            if own:
-                self._delete_leftovers(set())
-            return
-        if not self.owned and not self._take_lock():
-            self._watch(path)
-            return
+        if path.exists():
+            if self.owned:
+                self._take_over(path)
+                return True
+            # with the lock all is read once more: only from then on nobody else makes a generation valid
+            return not self._take_lock() and self._watch(path)
+        self._show(self.store.head(self.repo.name, self.branch))
+        if own:
+            self._delete_leftovers(set())
+        return self.owned or self.valid_generation() in (0, state.generation)
+
+    def _take_over(self, path: Path) -> None:
+        """Go on with the journal that the last owner left. Raises Corrupt; then nothing on disk has changed."""
         reader = JournalReader(path)
+        self.owns_data = False  # no data file is deleted before it is known that all of the journal can be read
         try:
             replay = self._start_replay(reader)
+            if replay is not None:
+                for record in reader.records():
+                    replay.apply(record)
+            torn = reader.torn_bytes()
+            if torn and reader.is_damaged():
+                raise damage(reader, self.title)
             if replay is None:  # not even the first line is whole: a power cut right at the start
                 self._show(self.store.head(self.repo.name, self.branch))
                 path.unlink()
                 return
-            for record in reader.records():
-                replay.apply(record)
-            self.unseen.add(replay.effects)
-            if torn := reader.torn_bytes():
-                log.warning("%s: cut %d bytes of an unfinished line off the journal", self.title, torn)
+            if torn:
+                kept = torn_path(path)
+                log.warning("%s: cut %d bytes of an unfinished line off the journal, to '%s'", self.title, torn, kept)
             self.journal = Journal.resume(reader)
+        except BaseException:
+            self.unseen.add(self._drop_overlay())
+            raise
         finally:
+            self.owns_data = True
             reader.close()
+        self.unseen.add(replay.effects)
         self.last_number = max(replay.last_number, *self.data.numbers(), ROOT_NUMBER)
-        self._delete_leftovers(self._used_numbers(replay))
+        used = self._used_numbers(replay)
+        if not torn:
+            self._delete_leftovers(used)
 
     def _start_replay(self, reader: JournalReader) -> Replay | None:
         first = next(reader.records(), None)
@@ -208,9 +258,9 @@ class Worktree(WorktreeLook):
         self._delete_old_journals()
 
     def _delete_old_journals(self) -> None:
-        valid = self.journal_path(self.generation).name
+        valid = self.journal_path(self.generation)
         for path in self.path.glob("journal.*"):
-            if path.name != valid:
+            if path not in (valid, torn_path(valid)):
                 with suppress(FileNotFoundError):
                     path.unlink()
 
@@ -228,16 +278,25 @@ class Worktree(WorktreeLook):
 
     def _take_lock(self) -> bool:
         with disk_errors("opening a worktree"):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if not _try_lock(fd):
-                os.close(fd)
-                return False
-            text = json.dumps(self.who).encode()
-            os.pwrite(fd, text, 0)
-            os.ftruncate(fd, len(text))
-        self._lock = fd
-        return True
+            while True:
+                if not self.path.is_dir():
+                    self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    fsync_directory(self.path.parent)
+                    fsync_directory(self.path.parent.parent)
+                with suppress(FileNotFoundError):  # the branch is being deleted
+                    fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    try:
+                        if not _try_lock(fd):
+                            return False
+                        if os.fstat(fd).st_nlink:
+                            text = json.dumps(self.who).encode()
+                            os.pwrite(fd, text, 0)
+                            os.ftruncate(fd, len(text))
+                            self._lock = fd
+                            return True
+                    finally:
+                        if self._lock != fd:
+                            os.close(fd)
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -261,18 +320,26 @@ class Worktree(WorktreeLook):
     def begin(self) -> None:
         if self.journal is not None:
             return
-        if not self.owned and not self._take_lock():
+        took = not self.owned
+        if took and not self._take_lock():
             raise self.not_ours()
-        state = self.store.worktree_state(self.repo.name, self.branch, self.name)
-        path = self.journal_path(state.generation)
-        if self.foreign is not None or path.exists():
+        try:
+            state = self.store.worktree_state(self.repo.name, self.branch, self.name)
+            path = self.journal_path(state.generation)
+            theirs = self.foreign is not None or path.exists()
+            if not theirs:
+                self.generation = state.generation
+                self._delete_old_journals()
+                self.journal = Journal.create(path, self.base)
+        except BaseException:
+            if took:
+                self._unlock()
+            raise
+        if theirs:
             # somebody's changes are on disk: show them before anything is changed
             self._unlock()
             self.reload()
             raise WouldBlock(lambda: None)
-        self.generation = state.generation
-        self._delete_old_journals()
-        self.journal = Journal.create(path, self.base)
         self.adopt(self.root, ROOT_NUMBER)
 
     def reload(self) -> None:
@@ -313,12 +380,18 @@ class Worktree(WorktreeLook):
 
     # Looking on while another process owns the worktree
 
-    def _watch(self, path: Path) -> None:
-        reader = JournalReader(path)
-        replay = self._start_replay(reader)
+    def _watch(self, path: Path) -> bool:
+        """Show what another owner's journal says; False when that is gone already."""
+        try:
+            self.foreign = JournalReader(path)
+        except FileNotFoundError:
+            return False
         self.owns_data = False
-        self.foreign, self._replay = reader, replay
+        self._replay = self._start_replay(self.foreign)
+        if self._replay is None:  # the owner is about to write the first line
+            self._show(self.store.head(self.repo.name, self.branch))
         self._tail()
+        return True
 
     def _forget_foreign(self) -> None:
         if self.foreign is not None:
@@ -384,7 +457,7 @@ class Worktree(WorktreeLook):
                 self.repo.name, self.branch, self.name, self.generation + 1, move.head
             )
 
-        return self.turn(move.after, move.head, publish)
+        return self.turn(move.after, move.head, move.root, publish)
 
     def finish_move(self, move: Move, journal: Journal | None) -> Effects:
         """The part of a move in memory, an instant."""
@@ -420,6 +493,19 @@ class Worktree(WorktreeLook):
                 paths=tuple(path_bytes(path) for path in self.conflicts),
             )
 
+    # Turning
+
+    def valid_generation(self) -> int:
+        with self.store.objects.index.read() as txn:
+            state = get_worktree(txn, self.repo, self.branch, self.name)
+        return 0 if state is None else state.generation
+
+    def catch_up(self, after: NextState, base: ObjectId | None, root: Entry, journal: Journal | None) -> None:
+        self.epoch += 1
+        self.root.epoch = self.epoch
+        self.unseen.add(self.apply(after, base, root, journal))
+        self.release_if_clean()
+
     # Committing
 
     def finish_commit(
@@ -446,7 +532,7 @@ class Worktree(WorktreeLook):
                 ),
             )
 
-        return commit, self.turn(after, commit.id, publish)
+        return commit, self.turn(after, commit.id, root, publish)
 
     def commit(
         self, message: str, paths: Collection[RepoPath] | None = None, *, author: str | None = None
@@ -493,12 +579,13 @@ class Worktree(WorktreeLook):
     def carry_out_discard(self, paths: Collection[RepoPath] | None) -> tuple[NextState, Journal | None]:
         """Plan a discard and make it durable; to be followed by `finish_discard`. Raises NotFound, NoSpace."""
         after = self.plan_discard(paths)
-        base = self.base
+        base, root = self.base, self.root.entry
+        assert root is not None
 
         def publish() -> None:
             self.store.set_worktree_state(self.repo.name, self.branch, self.name, self.generation + 1, base)
 
-        return after, self.turn(after, base, publish)
+        return after, self.turn(after, base, root, publish)
 
     def finish_discard(self, after: NextState, journal: Journal | None) -> Effects:
         """The part of a discard in memory, an instant."""

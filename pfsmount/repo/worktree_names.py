@@ -218,6 +218,8 @@ class WorktreeNames(OverlayEdit):
         self.promote(node)
         if exchange and other is not None:
             self.promote(other)
+        if other is not None and node.change is not None and node.change.data is not None:
+            self.data.sync_first(node.change.number)  # it will show where another file did
         time_ns = now_ns()
         text, text2 = name_text(name), name_text(name2)
         self.append(directory, ["rename", parent.number, text, parent2.number, text2, flags, time_ns])
@@ -225,8 +227,6 @@ class WorktreeNames(OverlayEdit):
             self.exchange((directory, name), node, (directory2, name2), other, time_ns)
             return
         if other is not None:
-            if node.change is not None and node.change.data is not None:
-                self.data.sync_first(node.change.number)  # it shows where another file did
             self.remove(directory2, name2, other, time_ns)
         self.rename((directory, name), node, (directory2, name2), time_ns)
 

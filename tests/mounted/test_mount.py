@@ -358,3 +358,32 @@ def test_partial_commit(mount: Mount) -> None:
     assert (mount.master / "b" / "file").read_text() == "b"
     mount.commit()
     assert sorted(os.listdir(mount.point / "images@master~0")) == ["a", "b"]
+
+
+def test_a_jobs_view(mounts: Mounts) -> None:
+    """`--present job`: commits by full id only, read-only, with one time, two modes, no xattrs; no record, no lock."""
+    mount = mounts("mnt").mount()
+    (mount.master / "dir").mkdir(0o700)
+    (mount.master / "dir" / "script").write_text("x")
+    (mount.master / "dir" / "script").chmod(0o750)
+    (mount.master / "file").write_text("y")
+    (mount.master / "file").chmod(0o4600)
+    os.setxattr(mount.master / "file", "user.x", b"1")
+    commit = mount.commit()
+    job = mounts("job")
+    job.mount("--present", "job")
+    try:
+        assert os.listdir(job.point) == []
+        assert len(json.loads(mount.pfs("mounts", "--json").stdout)) == 1
+        fails_with(errno.ENOENT, lambda: os.stat(job.master))
+        root = job.point / f"images@{commit}"
+        assert [oct((root / name).stat().st_mode & 0o7777) for name in ("dir", "dir/script", "file")] == [
+            "0o755", "0o755", "0o644"
+        ]  # fmt: skip
+        assert {path.stat().st_mtime for path in (root, root / "dir", root / "file")} == {946684800}
+        assert os.listxattr(root / "file") == []
+        assert (root / "file").read_text() == "y"
+        fails_with(errno.EROFS, lambda: (root / "file").write_text("z"))
+    finally:
+        job.pfs("umount", job.point)
+    assert not os.path.ismount(job.point)

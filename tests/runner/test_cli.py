@@ -199,12 +199,29 @@ def test_a_stopped_job_keeps_what_has_finished(shell: Shell, number: signal.Sign
     assert (result["processed"], result["skipped"]) == (1, 2)
 
 
-def run_until_the_gate(shell: Shell) -> tuple[str, subprocess.Popen[str]]:
+def test_a_killed_runner_leaves_its_mount_to_the_next_one(shell: Shell) -> None:
+    needs_fuse()
+    _, process = run_until_the_gate(shell, "--inputs", "mount")
+    process.kill()
+    process.communicate()
+    assert len(mounts_of_jobs(shell)) == 1
+    (shell.root / "gate").unlink()
+    assert shell.job()["processed"] == 1
+    assert mounts_of_jobs(shell) == []
+
+
+def mounts_of_jobs(shell: Shell) -> list[str]:
+    """Where the store is mounted for jobs."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line.split()[1] for line in lines if f"{shell.root}/store" in line and "/pfs-job-" in line]
+
+
+def run_until_the_gate(shell: Shell, *options: str) -> tuple[str, subprocess.Popen[str]]:
     """A job that has finished two datums and hangs in a third."""
     shell.put({"a": "x", "b": "y", "wait": "z"})
     os.mkfifo(shell.root / "gate")
     os.mkfifo(shell.root / "reached")
-    process = shell.start("pfsjob", *shell.arguments("--workers", "1"))
+    process = shell.start("pfsjob", *shell.arguments("--workers", "1", *options))
     (shell.root / "reached").open().close()
 
     wait_until(lambda: results_in(shell) == 2)
@@ -251,7 +268,15 @@ def test_two_jobs_at_once(shell: Shell) -> None:
         assert len(shell.run("pfs", "ls", f"out{i}@master").split()) == 20
 
 
-def test_what_a_datum_sees(shell: Shell) -> None:
+def needs_fuse() -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None:
+        pytest.skip("needs FUSE")
+
+
+@pytest.mark.parametrize("staging", ["copy", "mount"])
+def test_what_a_datum_sees(shell: Shell, staging: str) -> None:
+    if staging == "mount":
+        needs_fuse()
     look = "find -L /pfs -mindepth 1 -printf '%y %m %T@ %p\\n' | sort > /pfs/out/seen; env | cut -d= -f1 | sort > /pfs/out/env"
     shell.put({"a": "x"})
     (shell.root / "new" / "sub").mkdir()
@@ -260,7 +285,10 @@ def test_what_a_datum_sees(shell: Shell) -> None:
     (shell.root / "new" / "sub" / "secret").write_text("!")
     (shell.root / "new" / "sub" / "secret").chmod(0o600)
     shell.run("pfs", "put", "new", "in@master:/")
-    shell.run("pfsjob", "run", "-i", "in@master:/sub", "-o", "out@master", "--", "/bin/sh", "-c", look)
+    options = ("--inputs", staging, "-i", "in@master:/sub", "-o", "out@master")
+    said = shell.run("pfsjob", "run", *options, "--", "/bin/sh", "-c", look)
+    assert "cannot be mounted" not in said
+    assert mounts_of_jobs(shell) == []
     seen = [line.split() for line in shell.cat("out@master:/seen").splitlines()]
     times = {line[3]: float(line[2]) for line in seen if line[3].startswith("/pfs/in")}
     assert {(line[0], line[1], line[3]) for line in seen if not line[3].startswith("/pfs/out")} == {
@@ -316,8 +344,7 @@ def test_a_datum_that_takes_too_long(shell: Shell) -> None:
 
 
 def test_uncommitted_work_is_not_seen(shell: Shell) -> None:
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None:
-        pytest.skip("needs FUSE")
+    needs_fuse()
     shell.put({"a": "x"})
     (shell.root / "mnt").mkdir()
     shell.run("pfs", "mount", "mnt")

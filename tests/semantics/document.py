@@ -21,8 +21,8 @@ _TITLE = re.compile(r"S(\d+) (\S.*)\Z")
 _HEAD = """# What you can rely on
 
 Each paragraph below is a promise, and each promise is a test: this text is made from the docstrings of the tests in `tests/semantics/`, which show them
-with the real commands (`./tools/test tests/semantics`). Numbers stay; what is not promised here may change. Why it is so: `DESIGN.md`'s decisions in
-`docs/decisions/`; the bytes on disk: [FORMAT.md](FORMAT.md); jobs in detail: [JOBS.md](JOBS.md); locks and order: [CONCURRENCY.md](CONCURRENCY.md).
+with the real commands (`./tools/test tests/semantics`). Numbers stay; what is not promised here may change. The bytes on disk: [FORMAT.md](FORMAT.md);
+jobs in detail: [JOBS.md](JOBS.md); locks and order: [CONCURRENCY.md](CONCURRENCY.md); why things are as they are: [decisions](decisions/).
 """
 
 

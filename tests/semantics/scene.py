@@ -135,9 +135,9 @@ class Scene:
         (found,) = [one for one in self.json("mounts") if one["mount"] == str(point or self.mount_point)]
         return int(found["pid"])
 
-    def kill_daemon(self) -> None:
+    def kill_daemon(self, point: Path | None = None) -> None:
         """kill -9, and wait until it is gone."""
-        pid = self.daemon()
+        pid = self.daemon(point)
         watched = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
         wait_readable(watched)

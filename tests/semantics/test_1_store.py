@@ -30,7 +30,9 @@ def test_a_store_is_a_directory(tmp_path: Path) -> None:
     scene.pfs("--store", tmp_path / "given", "init")
     scene.pfs("--store", tmp_path / "given", "repo", "create", "here")
     assert scene.json("repo", "list") == []
-    assert [repo["name"] for repo in json.loads(scene.pfs("--store", tmp_path / "given", "repo", "list", "--json"))] == ["here"]
+    assert [
+        repo["name"] for repo in json.loads(scene.pfs("--store", tmp_path / "given", "repo", "list", "--json"))
+    ] == ["here"]
 
 
 def test_many_processes(scene: Scene) -> None:
@@ -56,12 +58,13 @@ def test_errors(scene: Scene) -> None:
     be understood; 3 a conflict; 130 interrupted.
     """
     good = scene.write({"good": "x"})
-    for arguments, code, says in [
+    wrong: list[tuple[list[str | Path], int, str]] = [
         (["put", good / "good", scene.root / "missing", "images@master:/"], 1, "there is no file"),
         (["put", good, "pictures@master:/"], 1, "there is no repo 'pictures'"),
         (["put", good, "images@mster:/"], 1, "did you mean 'master'?"),
         (["put", good, "images@master:/../x"], 2, "'..'"),
-    ]:
+    ]
+    for arguments, code, says in wrong:
         said = scene.pfs(*arguments, code=code)
         assert says in said
         assert len(said.splitlines()) <= 2

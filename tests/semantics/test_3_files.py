@@ -146,7 +146,7 @@ def test_large_files_share(scene: Scene) -> None:
 def test_holes_stay_holes(scene: Scene) -> None:
     """S26 Holes stay holes
 
-    A sparse file of any apparent size takes the space of its data, in the store and when it is taken out.
+    In files of more than 4 MiB, holes of at least 64 KiB take no space: not in the store, and not where the file is taken out.
     """
     place = scene.write({"sparse": "start"}) / "sparse"
     os.truncate(place, 1 << 30)

@@ -117,7 +117,8 @@ def test_log(scene: Scene) -> None:
 def test_diff(scene: Scene) -> None:
     """S45 `pfs diff` says what differs between any two versions
 
-    One path a line, with a letter: A added, D deleted, M content, T another kind, m only permissions, owner, time or attributes.
+    One path a line, with a letter: A added, D deleted, M content, T another kind, m only permissions, owner, time or attributes
+    (whether a file is executable counts as content).
     """
     top = scene.write({"same": "=", "changed": "old", "gone": "x", "mode": "x", "kind": "x"})
     scene.pfs("put", top, "images@master:/")

@@ -74,7 +74,7 @@ def test_a_commit_is_one_instant(mounted: Scene) -> None:
 def test_one_owner(mounted: Scene) -> None:
     """S82 One mount at a time writes to a branch
 
-    The first that does. In a second mount the uncommitted work is seen read-only, and `.pfs/status` says who has it. When it is committed, or the first mount is gone, the second can write.
+    The first that does. In another the uncommitted work is seen read-only, and `.pfs/status` says who has it. When it is committed, or the mount that had it is gone, the other can write.
     """
     other = mounted.mount(at="other") / "images@master"
     (mounted.master / "file").write_text("mine")
@@ -82,14 +82,17 @@ def test_one_owner(mounted: Scene) -> None:
     assert (other / "file").read_text() == "mine"
     assert errno_of((other / "new").touch) == "EROFS"
     assert str(mounted.mount_point) in (other / ".pfs" / "status").read_text()
-    mounted.kill_daemon()
-    wait_for(lambda: _can_write(other), "the second to take over")
-    assert (other / "file").read_text() == "mine"
+    mounted.pfs("commit", "images@master", "-m", "mine")
+    wait_for(lambda: _can_write(other / "theirs"), "the second to be the owner")
+    assert errno_of((mounted.master / "new").touch) == "EROFS"
+    mounted.kill_daemon(mounted.root / "other")
+    wait_for(lambda: _can_write(mounted.master / "mine again"), "the first to take over")
+    assert (mounted.master / "theirs").exists()
 
 
-def _can_write(directory: Path) -> bool:
+def _can_write(path: Path) -> bool:
     try:
-        (directory / "new").touch()
+        path.touch()
     except OSError:
         return False
     return True

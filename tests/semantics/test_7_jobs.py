@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+from pfsmount.objects.index import Table
+from pfsmount.objects.store import ObjectStore
 from tests.semantics.scene import Scene, wait_for
 
 # Writes its input in capitals under the same name; fails on a file that says so; waits where a file says so.
@@ -36,7 +39,9 @@ def upper(scene: Scene, *options: str, output: str = "upper@master", glob: str =
     return scene.job(*inputs, "--output", output, *options, "--", "python3", "code/upper.py", code=code)
 
 
-def shell(scene: Scene, script: str, *options: str, glob: str = "/*", output: str = "out@master", code: int = 0) -> dict[str, Any]:
+def shell(
+    scene: Scene, script: str, *options: str, glob: str = "/*", output: str = "out@master", code: int = 0
+) -> dict[str, Any]:
     """Run a job whose program is a line of shell."""
     inputs = ("--input", f"images@master:{glob}")
     return scene.job(*inputs, "--output", output, *options, "--", "/bin/sh", "-ec", script, code=code)
@@ -54,12 +59,19 @@ def test_a_datum(jobs: Scene) -> None:
     `/pfs/<input>/<path>`, and an empty `/pfs/out`. What it writes there, from all runs together, is the commit.
     """
     jobs.put({"a": "1", "b": "2", "dir/c": "3", "dir/d": "4"})
-    look = 'cd /pfs; name=$(echo images/*); mkdir out/$(basename "$name"); find . | sort > "out/$(basename "$name")/seen"'
+    look = 'cd /pfs; seen=$(find . | sort); for path in images/*; do echo "$seen" > out/$(basename "$path"); done'
     assert counts(shell(jobs, look)) == (3, 0, 0)
-    assert jobs.cat("out@master:/a/seen").split() == [".", "./images", "./images/a", "./out", "./out/a", "./out/a/seen"]
-    assert jobs.cat("out@master:/dir/seen").split()[1:5] == ["./images", "./images/dir", "./images/dir/c", "./images/dir/d"]
-    assert shell(jobs, look.replace("images/*", "images"), glob="/", output="whole@master")["processed"] == 1
-    assert "./images/dir/d" in jobs.cat("whole@master:/images/seen")
+    assert jobs.cat("out@master:/a").split() == [".", "./images", "./images/a", "./out"]
+    assert jobs.cat("out@master:/dir").split() == [
+        ".",
+        "./images",
+        "./images/dir",
+        "./images/dir/c",
+        "./images/dir/d",
+        "./out",
+    ]
+    assert shell(jobs, look, glob="/", output="whole@master")["processed"] == 1
+    assert jobs.ls("whole@master") == ["a", "b", "dir"]
 
 
 def test_what_a_datum_sees(jobs: Scene) -> None:
@@ -77,7 +89,8 @@ def test_what_a_datum_sees(jobs: Scene) -> None:
         "cd /pfs/images; find . ! -name . -printf '%P %m %TY %u\\n' | sort > /pfs/out/files; "
         "env | cut -d= -f1 | sort > /pfs/out/env; echo y > in/secret || echo refused > /pfs/out/write; true"
     )
-    shell(jobs, f"{look}", "--env", "MINE=1")
+    shell(jobs, look, "--env", "MINE=1")
+    assert jobs.cat("out@master:/write") == "refused\n"
     user = jobs.cat("out@master:/files").split()[3]
     assert jobs.cat("out@master:/files").splitlines() == [
         f"in 755 2000 {user}", f"in/secret 644 2000 {user}", f"in/tool 755 2000 {user}",
@@ -91,16 +104,18 @@ def test_what_a_datum_sees(jobs: Scene) -> None:
 def test_fresh_places(jobs: Scene) -> None:
     """S102 A datum sees nothing that another left behind
 
-    `/tmp`, `/var/tmp`, `/dev/shm` and `/pfs/out` are empty for each. Processes that a datum leaves running are ended with it.
+    `/tmp`, `/var/tmp` and `/dev/shm` are fresh for each, `/pfs/out` is empty. Processes that a datum leaves running are ended with it.
     """
     jobs.put({"a": "1", "b": "2", "c": "3"})
+    os.mkfifo(jobs.root / "gate")
     leave = (
-        "cd /; name=$(basename /pfs/images/*); ls -A /tmp /var/tmp /dev/shm /pfs/out > $HOME/../seen || true; "
-        "cat $HOME/../seen > /pfs/out/$name; touch /tmp/left /var/tmp/left /dev/shm/left; cat gate > /dev/null 2>&1 &"
+        "ls -A /tmp /var/tmp /dev/shm /pfs/out > /pfs/out/$(basename /pfs/images/*); "
+        "touch /tmp/left /var/tmp/left /dev/shm/left; cat gate > /dev/null 2>&1 &"
     )
     assert counts(shell(jobs, leave, "--workers", "1")) == (3, 0, 0)
     for name in "abc":
         assert "left" not in jobs.cat(f"out@master:/{name}")
+    assert _nobody_waits(jobs.root / "gate")
 
 
 def test_nothing_is_done_twice(jobs: Scene) -> None:
@@ -180,7 +195,7 @@ def test_one_output_commit_for_each_input_commit(jobs: Scene) -> None:
 def test_a_failing_datum(jobs: Scene) -> None:
     """S107 A failing datum fails the job, and nothing is committed
 
-    The others are finished and kept, and every log. The next run does only what is missing. `--fail-fast` stops at the first.
+    The others are finished and kept, and every log. The next run does only what is missing.
     """
     jobs.put({"a": "1", "b": "bad", "c": "3"})
     result = upper(jobs, code=1)
@@ -240,27 +255,52 @@ def test_somebody_elses_branch(jobs: Scene) -> None:
     upper(jobs, "--replace")
     assert jobs.ls("upper@master") == ["a"]
     assert jobs.log("upper")[1]["commit"] == by_hand
+    for name in ("gate", "reached"):
+        os.mkfifo(jobs.root / name)
+    jobs.put({"b": "wait"})
+    runner = jobs.start("pfsjob", "run", "--json", *arguments[1:], "--", "python3", "code/upper.py")
+    (jobs.root / "reached").open().close()
+    moved = jobs.put({"moved": "x"}, "upper@master:/")
+    (jobs.root / "gate").open("w").close()
+    out, _ = runner.communicate(timeout=60)
+    kept = json.loads(out)["commit"]
+    assert (runner.returncode, jobs.log("upper")[0]["commit"]) == (3, moved)
+    assert jobs.ls(f"upper@{kept}") == ["a", "b"]
 
 
 def test_a_killed_runner(jobs: Scene) -> None:
-    """S111 A runner that is killed loses no finished datum
+    """S111 A job that is stopped or killed loses no finished datum
 
-    The job is listed as interrupted, nothing of it is on the branch, and the next run goes on from there. After Ctrl-C, SIGTERM or a timeout it is the same, and nothing is left running.
+    Ctrl-C and SIGTERM end it and keep what has finished; so does `kill -9` of the runner, for all that finished 0.2 s before. Nothing is on the branch, nothing is left running, the job is listed
+    as killed or interrupted, and the next run goes on from there.
     """
     jobs.put({"a": "1", "b": "2", "wait": "wait"})
     jobs.write({"upper.py": UPPER}, "code")
-    os.mkfifo(jobs.root / "gate")
-    os.mkfifo(jobs.root / "reached")
-    arguments = ("run", "--workers", "1", "--input", "images@master:/*", "--output", "upper@master")
-    runner = jobs.start("pfsjob", *arguments, "--", "python3", "code/upper.py")
-    (jobs.root / "reached").open().close()
-    runner.send_signal(signal.SIGINT)
-    runner.communicate(timeout=60)
-    assert runner.returncode == 130
-    assert _nobody_waits(jobs.root / "gate")
-    assert jobs.json("log", "upper") == []
+    for name in ("gate", "reached"):
+        os.mkfifo(jobs.root / name)
+    for end, state in ((signal.SIGKILL, "interrupted"), (signal.SIGINT, "killed")):
+        arguments = ("run", "--workers", "1", "--input", "images@master:/*", "--output", "upper@master")
+        runner = jobs.start("pfsjob", *arguments, "--", "python3", "code/upper.py")
+        (jobs.root / "reached").open().close()
+        wait_for(lambda: _results(jobs) == 2, "the results of two datums")
+        runner.send_signal(end)
+        runner.communicate(timeout=60)
+        wait_for(lambda: _nobody_waits(jobs.root / "gate"), "the program to be ended")
+        listed = json.loads(jobs.run("pfsjob", "list", "--json").stdout)
+        assert listed[0]["state"] == state
+        assert jobs.json("log", "upper") == []
     jobs.put({"wait": "no more"})
     assert counts(upper(jobs)) == (1, 2, 0)
+
+
+def _results(scene: Scene) -> int:
+    """How many datums' results are durable."""
+    store = ObjectStore(scene.store)
+    try:
+        with store.index.read() as txn:
+            return txn.count(Table.RESULTS)
+    finally:
+        store.close()
 
 
 def _nobody_waits(fifo: Path) -> bool:

@@ -34,13 +34,31 @@ def test_lineage(jobs: Scene) -> None:
     """
     jobs.put({"a": "1", "b": "2"}, message="two letters")
     upper(jobs)
-    jobs.job("--input", "upper@master:/*", "--output", "twice@master", "--", "/bin/sh", "-c", "cat /pfs/upper/* /pfs/upper/* > /pfs/out/$(basename $upper)")
+    jobs.job(
+        "--input",
+        "upper@master:/*",
+        "--output",
+        "twice@master",
+        "--",
+        "/bin/sh",
+        "-c",
+        "cat /pfs/upper/* /pfs/upper/* > /pfs/out/$(basename $upper)",
+    )
     found = jobs.json("lineage", "twice@master:/a")
     (datum,) = found["datums"]
     (middle,) = datum["inputs"]
-    assert (middle["repo"], middle["path"], middle["provenance"]["command"]) == ("upper", "/a", ["python3", "code/upper.py"])
+    assert (middle["repo"], middle["path"], middle["provenance"]["command"]) == (
+        "upper",
+        "/a",
+        ["python3", "code/upper.py"],
+    )
     (source,) = middle["datums"][0]["inputs"]
-    assert (source["repo"], source["path"], source["message"], source["author"]) == ("images", "/a", "two letters", "tester@here")
+    assert (source["repo"], source["path"], source["message"], source["author"]) == (
+        "images",
+        "/a",
+        "two letters",
+        "tester@here",
+    )
     shown = jobs.pfs("lineage", "twice@master:/a")
     assert all(word in shown for word in ("twice@", "upper@", "images@", "upper.py", "two letters"))
     assert ":/b " not in shown

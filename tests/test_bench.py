@@ -1,0 +1,138 @@
+"""tools/bench measures: the smallest sizes run, and say what they should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bench_suite.bench import Bench
+from tools.bench_suite.measure import Result, run_row
+from tools.bench_suite.report import as_json, table
+from tools.bench_suite.row import (
+    SMALL,
+    Contest,
+    Row,
+    Side,
+    Sizes,
+    Unavailable,
+    at_least_speed,
+    at_most,
+    at_most_more,
+    at_most_times,
+    format_value,
+)
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def bench(*arguments: str | Path) -> str:
+    """Run tools/bench without its set-up."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tools.bench_suite", *arguments],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_row_runs_with_the_smallest_sizes(tmp_path: Path) -> None:
+    said = bench("--small", "--repeat", "1", "--dir", tmp_path / "work", "--json", tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert os.listdir(tmp_path / "work") == []
+    assert str(tmp_path / "work") not in Path("/proc/self/mounts").read_text()
+    names = [line.split()[0] for line in bench("--list").splitlines()]
+    assert [row["name"] for row in results["rows"]] == names
+    assert results["machine"].keys() >= {"kernel", "cpu", "cpus", "filesystem", "python", "pfs"}
+    for row in results["rows"]:
+        assert row["title"] in said
+        if row["status"] == "not available":
+            assert row["reason"]
+            continue
+        assert row["status"] == "measured"
+        assert row["ours"]["median"] > 0
+        for yardstick in row["yardsticks"]:
+            assert yardstick["ratio"] == pytest.approx(row["ours"]["median"] / yardstick["median"])
+
+
+def row(*goals: Any, set_up: Any = None) -> Row:
+    def default(bench: Bench) -> Contest:
+        ours, theirs = iter([3.0, 9.0, 2.0]), iter([1.0, 2.0, 1.5])
+        return Contest(Side("ours", lambda: next(ours)), [Side("theirs", lambda: next(theirs))], (30, "files"))
+
+    return Row("name", "a title of {datums}", set_up or default, goals)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return tmp_path / "work"
+
+
+def run(one: Row, workspace: Path) -> Result:
+    with Bench(workspace, SMALL) as place:
+        return run_row(one, place, 3)
+
+
+def test_medians_ratios_and_goals(workspace: Path) -> None:
+    result = run(row(at_most_times(1.9), at_least_speed(0.4), at_most(3), at_most_more(0.5, "datums")), workspace)
+    assert [side.median for side in result.sides] == [3.0, 1.5]
+    assert result.ratios() == [2.0]
+    found = result.as_json(SMALL)["goals"]
+    assert [(goal["value"], goal["met"]) for goal in found] == [(2.0, False), (0.5, True), (3.0, True), (0.5, True)]
+    shown = table([result], Sizes())
+    assert "goal ≤ 1.9× MISSED" in shown
+    assert "goal ≥ 0.4× speed: 0.50× met" in shown
+    assert "10 files/s" in shown
+    assert "MISSED" not in table([result], SMALL)
+
+
+def test_what_cannot_be_measured_says_why(workspace: Path) -> None:
+    def unavailable(bench: Bench) -> Contest:
+        raise Unavailable("the moon is full")
+
+    def broken(bench: Bench) -> Contest:
+        return Contest(Side("ours", lambda: bench.to_null("sh", "-c", "echo no way >&2; exit 3")))
+
+    results = [run(row(set_up=set_up), workspace) for set_up in (unavailable, broken)]
+    assert [result.status for result in results] == ["not available", "failed"]
+    shown = table(results, SMALL)
+    assert "not available: the moon is full" in shown
+    assert "failed: sh: exit code 3: no way" in shown
+    assert [one["reason"] for one in as_json(results, SMALL, {}, {})["rows"]] == [result.reason for result in results]
+
+
+def test_what_a_row_opens_is_closed(workspace: Path) -> None:
+    closed = []
+
+    def set_up(bench: Bench) -> Contest:
+        bench.at_end(lambda: closed.append(True))
+        bench.note("a remark")
+        raise Unavailable("no")
+
+    assert run(row(set_up=set_up), workspace).notes == ["a remark"]
+    assert closed == [True]
+    assert not workspace.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2.345, "seconds", "2.35 s"),
+        (241.2, "seconds", "241 s"),
+        (0.0123, "seconds", "12.3 ms"),
+        (0.00001, "seconds", "10 µs"),
+        (512, "bytes", "512 B"),
+        (5 << 20, "bytes", "5 MiB"),
+        (4, "count", "4"),
+    ],
+)
+def test_values_for_people(value: float, unit: Any, text: str) -> None:
+    assert format_value(value, unit) == text
