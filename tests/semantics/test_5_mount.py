@@ -186,9 +186,10 @@ def test_control_files(mounted: Scene) -> None:
     assert (control / "head").read_text().strip() == commit["commit"]
     assert "from a shell" in (control / "log").read_text()
     assert (control / "status").read_text() == ""
-    assert errno_of(lambda: (control / "commit").write_text("x" * 70_000)) == "EINVAL"
-    assert "message" in (control / "error").read_text()
-    assert len(mounted.log()) == 1
+    (mounted.master / "file").write_text("mine")
+    mounted.put({"file": "theirs"})
+    assert errno_of(lambda: (control / "commit").write_text("in conflict")) == "ESTALE"
+    assert "file" in (control / "error").read_text()
 
 
 def test_what_posix_it_is_not(mounted: Scene) -> None:
