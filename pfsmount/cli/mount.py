@@ -31,7 +31,10 @@ def mount(
         bool, typer.Option("--real-owner", help="Show files as belonging to whom they are stored with.")
     ] = False,
     present: Annotated[
-        str, typer.Option("--present", help="user; or job: only commits, by full id, as jobs see them. Read-only.", hidden=True)
+        str,
+        typer.Option(
+            "--present", help="user; or job: only commits, by full id, as jobs see them. Read-only.", hidden=True
+        ),
     ] = "user",
 ) -> None:
     """Mount the store: each branch is a directory that can be written to, each commit one that cannot."""

@@ -25,11 +25,29 @@ def entry_attributes(ino: int, entry: Entry) -> Attributes:
     """What stat shows of an entry that cannot change."""
     if entry.kind is Kind.DIRECTORY:
         return Attributes(
-            ino, NodeKind.DIRECTORY, entry.mode, 1, entry.uid, entry.gid, _DIRECTORY_SIZE, entry.mtime_ns, entry.mtime_ns, 0
+            ino,
+            NodeKind.DIRECTORY,
+            entry.mode,
+            1,
+            entry.uid,
+            entry.gid,
+            _DIRECTORY_SIZE,
+            entry.mtime_ns,
+            entry.mtime_ns,
+            0,
         )
     size = entry.size
     return Attributes(
-        ino, node_kind(entry), entry.mode, 1, entry.uid, entry.gid, size, entry.mtime_ns, entry.mtime_ns, -(-size // 512)
+        ino,
+        node_kind(entry),
+        entry.mode,
+        1,
+        entry.uid,
+        entry.gid,
+        size,
+        entry.mtime_ns,
+        entry.mtime_ns,
+        -(-size // 512),
     )
 
 
@@ -171,7 +189,13 @@ class CommitPlace(Place):
     """The directories of one commit under one name."""
 
     def __init__(
-        self, number: int, name: str, root: Entry, files: FilesPlace, reader: Reader, unused: Callable[[CommitPlace], None]
+        self,
+        number: int,
+        name: str,
+        root: Entry,
+        files: FilesPlace,
+        reader: Reader,
+        unused: Callable[[CommitPlace], None],
     ) -> None:
         """`unused` is called when the kernel has forgotten all of it."""
         super().__init__(number)

@@ -72,7 +72,9 @@ class OpenWorktree:
                 try:
                     return remote(ask(path, {**request, "repo": self._repo, "branch": self._branch}))
                 except OSError as error:
-                    failure = Busy(f"the mount that has the changes of {self._repo}@{self._branch} does not answer: {error}")
+                    failure = Busy(
+                        f"the mount that has the changes of {self._repo}@{self._branch} does not answer: {error}"
+                    )
                     continue
             try:
                 with Worktree.open(self._store, self._repo, self._branch, own=True) as worktree:

@@ -62,7 +62,9 @@ def status_text(status: WorktreeStatus) -> str:
     if status.owner is not None:
         who = status.owner
         where = f" (mounted at {who['mount']})" if who.get("mount") else ""
-        lines.append(f"# read-only here: the uncommitted changes are in the hands of process {who.get('pid', '?')}{where}")
+        lines.append(
+            f"# read-only here: the uncommitted changes are in the hands of process {who.get('pid', '?')}{where}"
+        )
     letters = {"new": "A", "modified": "M", "deleted": "D", "attributes": "m", "replaced": "R"}
     for change in status.changes:
         slash = "/" if change.kind == "dir" else ""
@@ -211,4 +213,3 @@ class _Make(Later):
 
     async def wait(self) -> None:
         await self._work()
-

@@ -178,7 +178,9 @@ def run(
             owner = None if options.real_owner else (os.getuid(), os.getgid())
             made = fuse.JobOperations if options.present_job else fuse.Operations
             requests = made(filesystem, owner, lambda: ready(record))
-            fuse_options = _fuse_options(options.store, allow_other=allow_other) | ({"ro"} if options.present_job else set())
+            fuse_options = _fuse_options(options.store, allow_other=allow_other) | (
+                {"ro"} if options.present_job else set()
+            )
             with _libfuse_errors(point):
                 fuse.mount(requests, point, fuse_options)
             try:

@@ -100,9 +100,7 @@ class Filesystem:
             branch.worktree.close()
 
     async def _open_branch(self, number: int, key: BranchKey, repo: str) -> BranchPlace:
-        worktree = await in_thread(
-            partial(Worktree.open, self.store, repo, key[1], key[2], nowait=True, who=self._who)
-        )
+        worktree = await in_thread(partial(Worktree.open, self.store, repo, key[1], key[2], nowait=True, who=self._who))
         control = self._places.add(lambda n: Branch(number, n, worktree, self._kernel).controls)
         assert isinstance(control, ControlPlace)
         branch = control.branch
@@ -191,7 +189,9 @@ class Filesystem:
         self.handles[handle] = file
         return handle
 
-    def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[int, OpenFile, Found]:
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
+    ) -> tuple[int, OpenFile, Found]:
         """Make a file and open it."""
         place = self.place(parent)
         found = place.make(parent & INO_MASK, name, NodeKind.FILE, mode, uid, gid)

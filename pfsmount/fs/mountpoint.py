@@ -216,7 +216,8 @@ def check_machine() -> None:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise Unavailable(
-            "there is no /dev/fuse here", hint="load the kernel module: modprobe fuse; in a container: --device /dev/fuse"
+            "there is no /dev/fuse here",
+            hint="load the kernel module: modprobe fuse; in a container: --device /dev/fuse",
         ) from None
     except PermissionError:
         mode = stat.S_IMODE(os.stat(FUSE_DEVICE).st_mode)
@@ -226,7 +227,9 @@ def check_machine() -> None:
             f"you have no permission on /dev/fuse: its mode is {mode:04o}", hint="as root: chmod 666 /dev/fuse"
         ) from None
     except OSError as error:
-        raise Unavailable(f"/dev/fuse does not work: {error.strerror}", hint="load the kernel module: modprobe fuse") from None
+        raise Unavailable(
+            f"/dev/fuse does not work: {error.strerror}", hint="load the kernel module: modprobe fuse"
+        ) from None
     if os.getuid():
         require_fusermount()
     if importlib.util.find_spec("pyfuse3") is None:

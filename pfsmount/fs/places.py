@@ -257,6 +257,8 @@ class Place:
         raise self.refuse()
 
 
-def plain_attributes(ino: int, kind: NodeKind, mode: int, owner: tuple[int, int], size: int, time_ns: int) -> Attributes:
+def plain_attributes(
+    ino: int, kind: NodeKind, mode: int, owner: tuple[int, int], size: int, time_ns: int
+) -> Attributes:
     """Attributes of something that is not stored: the root, a control file."""
     return Attributes(ino, kind, mode, 1, *owner, size, time_ns, time_ns, math.ceil(size / 512))

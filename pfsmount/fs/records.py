@@ -65,9 +65,7 @@ class HeldRecord:
 def new_record(store: Path, mount: str, log: str, *, allow_other: bool) -> MountRecord:
     """The record of a mount that this process is about to serve."""
     pid = os.getpid()
-    return MountRecord(
-        pid, mount, str(store), f"{_PREFIX}{pid}.sock", log, os.getuid(), time.time_ns(), allow_other
-    )
+    return MountRecord(pid, mount, str(store), f"{_PREFIX}{pid}.sock", log, os.getuid(), time.time_ns(), allow_other)
 
 
 def live_mounts(store: Path) -> list[MountRecord]:

@@ -264,7 +264,9 @@ class RootPlace(Place):
             attributes = plain_attributes(ino, NodeKind.DIRECTORY, 0o755, owner, 4096, self._started_ns)
         else:
             target = self._links.get(ino, "")
-            attributes = plain_attributes(ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns)
+            attributes = plain_attributes(
+                ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns
+            )
         return Found(self.prefix | ino, attributes, _ROOT_SECONDS if ino == ROOT_INO else 0)
 
     def readlink(self, ino: int) -> bytes:

@@ -71,7 +71,9 @@ class ControlServer:
             return error_json(PfsError(f"the mount could not do it: {error}"))
         except Exception as error:  # one request must not end the daemon
             log.exception("a request on the control socket failed")
-            return error_json(PfsError(f"something unforeseen went wrong in the mount: {error!r}", hint=self._record.log))
+            return error_json(
+                PfsError(f"something unforeseen went wrong in the mount: {error!r}", hint=self._record.log)
+            )
 
     async def _dispatch(self, request: Request) -> Answer:
         op = request["op"]
@@ -88,7 +90,9 @@ class ControlServer:
         if op == "discard":
             await branch.turning.discard(_paths(request))
             return {}
-        raise InvalidInput(f"the mount does not know the request '{op}'", hint="unmount and mount again after an upgrade")
+        raise InvalidInput(
+            f"the mount does not know the request '{op}'", hint="unmount and mount again after an upgrade"
+        )
 
     async def _commit(self, branch: Branch, request: Request) -> Answer:
         try:

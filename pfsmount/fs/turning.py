@@ -252,4 +252,3 @@ class Turning:
             with worktree.reading(node, content, 0, worktree.stat_data(change).size) as reading:
                 await in_thread(lambda key=key, reading=reading: worktree.remember_hash(key, reading))  # type: ignore[misc]
         return worktree.status()
-

@@ -52,9 +52,7 @@ def unmount(path: Path, *, force: bool = False) -> Unmounted:
     except Busy:
         users = users_of(point)
         who = f" by {', '.join(users)}" if users else ""
-        raise Busy(
-            f"{path} is in use{who}", hint=f"end what uses it, or 'pfs umount --force {path}'"
-        ) from None
+        raise Busy(f"{path} is in use{who}", hint=f"end what uses it, or 'pfs umount --force {path}'") from None
     _wait_for_end(record)
     return Unmounted(point, False, False)
 

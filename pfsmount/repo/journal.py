@@ -36,10 +36,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from pfsmount.errors import Corrupt, NoSpace, PfsError
 from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory
 from pfsmount.tree.entry import Entry, decode_entry
 
@@ -87,7 +86,7 @@ def entry_of(record: Record) -> Entry:
 
 
 def _digits(before: bytes, text: bytes) -> bytes:
-    return blake3(before + text).hexdigest(_DIGITS // 2).encode("ascii")
+    return hash_bytes(before + text).hex()[:_DIGITS].encode("ascii")
 
 
 def encode_line(record: Record, before: bytes) -> tuple[bytes, bytes]:

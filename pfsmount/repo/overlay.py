@@ -374,9 +374,7 @@ class Overlay:
             size = entry.size if entry is not None else 0
             blocks = -(-size // _STAT_BLOCK)
         nlink = change.links if node.state is State.NAMED else 0
-        return Attributes(
-            node.ino, kind, change.mode, nlink, change.uid, change.gid, size, mtime_ns, ctime_ns, blocks
-        )
+        return Attributes(node.ino, kind, change.mode, nlink, change.uid, change.gid, size, mtime_ns, ctime_ns, blocks)
 
     def stat_data(self, change: Change) -> FileStat:
         """Size, time and blocks of a changed file's data file."""

@@ -194,7 +194,9 @@ class DataFiles:
 
     def sync_contents(self, besides: Collection[int] = ()) -> None:
         """Make all files durable that `sync_first` named, but for those in `besides`; in any thread. Raises OSError."""
-        for _ in range(_SYNC_ROUNDS):  # more files may come meanwhile; whoever writes without a pause does not hold this up for ever
+        for _ in range(
+            _SYNC_ROUNDS
+        ):  # more files may come meanwhile; whoever writes without a pause does not hold this up for ever
             with self._unsynced_lock:
                 todo = [(number, count) for number, count in self._unsynced.items() if number not in besides]
             if not todo:

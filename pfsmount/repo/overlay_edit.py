@@ -95,9 +95,7 @@ class OverlayEdit(Overlay):
         self._move_place(node, old, new)
         self.touch(node, time_ns)
 
-    def exchange(
-        self, old: tuple[Node, bytes], node: Node, new: tuple[Node, bytes], other: Node, time_ns: int
-    ) -> None:
+    def exchange(self, old: tuple[Node, bytes], node: Node, new: tuple[Node, bytes], other: Node, time_ns: int) -> None:
         """Let two names change places."""
         self.touch_directory(old[0], time_ns).names[old[1]] = other
         self.touch_directory(new[0], time_ns).names[new[1]] = node

@@ -191,9 +191,7 @@ class Change:
         "xattrs",
     )
 
-    def __init__(
-        self, number: int, mode: int, uid: int, gid: int, mtime_ns: int, *, in_place: bool = False
-    ) -> None:
+    def __init__(self, number: int, mode: int, uid: int, gid: int, mtime_ns: int, *, in_place: bool = False) -> None:
         self.number = number
         self.mode = mode
         self.uid = uid

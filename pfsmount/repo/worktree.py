@@ -453,9 +453,7 @@ class Worktree(WorktreeLook):
             return None
 
         def publish() -> None:
-            self.store.set_worktree_state(
-                self.repo.name, self.branch, self.name, self.generation + 1, move.head
-            )
+            self.store.set_worktree_state(self.repo.name, self.branch, self.name, self.generation + 1, move.head)
 
         return self.turn(move.after, move.head, move.root, publish)
 
@@ -634,7 +632,6 @@ class Worktree(WorktreeLook):
             )
         finally:
             self.reader = reader
-
 
 
 def _try_lock(fd: int) -> bool:

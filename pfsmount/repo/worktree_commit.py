@@ -358,4 +358,3 @@ def _differs(old: Entry | None, new: Entry | None) -> bool:
         new.xattrs,
         new.xattrs_id,
     )
-

@@ -122,8 +122,10 @@ class WorktreeFiles(WorktreeNames):
                 raise Stale("the file went away when changes were discarded")
             return change.data
         if node.kind is not NodeKind.FILE:
-            raise IsADirectory("only a file has content") if node.kind is NodeKind.DIRECTORY else InvalidInput(
-                "only a file has content"
+            raise (
+                IsADirectory("only a file has content")
+                if node.kind is NodeKind.DIRECTORY
+                else InvalidInput("only a file has content")
             )
         entry = node.entry
         size = entry.size if entry is not None and keep else 0
@@ -382,4 +384,3 @@ def _without_setid(mode: int) -> int:
     """Setuid goes; setgid goes where it is not the mark of mandatory locking."""
     mode &= ~0o4000
     return mode & ~0o2000 if mode & 0o010 else mode
-

@@ -133,9 +133,7 @@ class Replay:
     def _attr(self, number: int, values: dict[str, int]) -> None:
         node, change = self._changed(number)
         get = values.get
-        self._overlay.put_attributes(
-            node, get("mode"), get("uid"), get("gid"), get("mtime_ns"), change.ctime_ns
-        )
+        self._overlay.put_attributes(node, get("mode"), get("uid"), get("gid"), get("mtime_ns"), change.ctime_ns)
 
     def _xattr(self, number: int, text: str | None, value: str | None) -> None:
         node, change = self._changed(number)
@@ -278,9 +276,7 @@ def _link_records(root: Node, after: NextState) -> Iterator[Record]:
                 yield ["link", node.change.number, directory.change.number, name_text(name), time_ns]
 
 
-def _node_records(
-    node: Node, directory: Node, name: bytes, after: NextState, time_ns: int
-) -> Iterator[Record]:
+def _node_records(node: Node, directory: Node, name: bytes, after: NextState, time_ns: int) -> Iterator[Record]:
     change, parent = node.change, directory.change
     assert change is not None
     assert parent is not None

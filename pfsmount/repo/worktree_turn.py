@@ -47,9 +47,7 @@ class WorktreeTurn(WorktreeFiles):
         """Step 3 for a turn that was interrupted behind step 2."""
         raise NotImplementedError
 
-    def turn(
-        self, after: NextState, base: ObjectId | None, root: Entry, publish: Callable[[], None]
-    ) -> Journal | None:
+    def turn(self, after: NextState, base: ObjectId | None, root: Entry, publish: Callable[[], None]) -> Journal | None:
         """Steps 1 and 2; may wait and may run in another thread. Returns the next journal, None when nothing stays changed.
 
         Raises what `publish` raises, NoSpace; then the present generation stays valid. An error that comes when the transaction
@@ -75,7 +73,9 @@ class WorktreeTurn(WorktreeFiles):
         except BaseException as error:
             if self._is_published(error):
                 if isinstance(error, Exception):
-                    log.exception("%s: generation %d is valid, but what follows it failed", self.path, self.generation + 1)
+                    log.exception(
+                        "%s: generation %d is valid, but what follows it failed", self.path, self.generation + 1
+                    )
                     return journal
                 self.catch_up(after, base, root, journal)
             elif journal is not None:
@@ -91,7 +91,9 @@ class WorktreeTurn(WorktreeFiles):
             return self.valid_generation() > self.generation
         except Exception as unknown:
             if self.journal is not None:
-                self.journal.refuse("whether the last commit or discard was made cannot be told; open the worktree again")
+                self.journal.refuse(
+                    "whether the last commit or discard was made cannot be told; open the worktree again"
+                )
             raise error from unknown
 
     def apply(self, after: NextState, base: ObjectId | None, root: Entry, journal: Journal | None) -> Effects:

@@ -42,9 +42,7 @@ def describe(store: Store) -> dict[str, Any]:
                     ],
                 }
     with Worktree.open(store, "images", "master") as worktree:
-        found["uncommitted"] = [
-            [os.fsdecode(b"/".join(change.path)), change.what] for change in worktree.changes()
-        ]
+        found["uncommitted"] = [[os.fsdecode(b"/".join(change.path)), change.what] for change in worktree.changes()]
     return found
 
 

@@ -395,9 +395,7 @@ def without_special(model: Model) -> Model:
     """A copy without what is never committed."""
     result = copy.copy(model)
     result.xattrs = dict(model.xattrs)
-    result.children = {
-        name: without_special(child) for name, child in model.children.items() if child.kind != "fifo"
-    }
+    result.children = {name: without_special(child) for name, child in model.children.items() if child.kind != "fifo"}
     return result
 
 

@@ -66,7 +66,9 @@ class Mount:
         """The branch that most tests write to."""
         return self.point / "images@master"
 
-    def pfs(self, *args: str | os.PathLike[str], check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    def pfs(
+        self, *args: str | os.PathLike[str], check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run `pfs` against the store."""
         env = {**os.environ, "PFS_STORE": str(self.store), "PFS_AUTHOR": "tester@here", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
@@ -162,5 +164,3 @@ def mount(mounts: Callable[[str], Mount]) -> Iterator[Mount]:
     one = mounts("mnt").mount()
     yield one
     assert one.log_lines() == []
-
-

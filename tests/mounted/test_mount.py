@@ -38,7 +38,9 @@ def test_root_takes_no_changes(mount: Mount) -> None:
     fails_with(errno.EPERM, lambda: os.rmdir(mount.master))
 
 
-@pytest.mark.parametrize("name", ["nothing", "images@no", "images@master~9", "images@", "@", "images@123456", ".git", "a@b:c"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "images@no", "images@master~9", "images@", "@", "images@123456", ".git", "a@b:c"]
+)
 def test_bad_names_do_not_exist(mount: Mount, name: str) -> None:
     fails_with(errno.ENOENT, lambda: os.stat(mount.point / name))
 

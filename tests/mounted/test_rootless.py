@@ -42,7 +42,7 @@ def sandbox(script: str, home: Path, *, device_mode: str = "666") -> subprocess.
         "PYTHONPATH": os.pathsep.join([str(home / "code"), *(path for path in sys.path if "site-packages" in path)]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "LD_LIBRARY_PATH": str(home / "python" / "lib"),
-        "SCRIPT": f"pfs() {{ {python(home)} -m pfsmount.cli.app \"$@\"; }}\n{script}",
+        "SCRIPT": f'pfs() {{ {python(home)} -m pfsmount.cli.app "$@"; }}\n{script}',
     }
     return subprocess.run(
         ["unshare", "-mpf", "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c", outer],

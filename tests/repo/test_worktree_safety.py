@@ -324,9 +324,7 @@ def test_truncate_again_after_a_full_disk(worktree: Worktree, fail_line: Callabl
 
 
 @pytest.mark.usefixtures("small_copies")
-def test_truncate_to_nothing_again_after_a_full_disk(
-    worktree: Worktree, fail_line: Callable[[str], None]
-) -> None:
+def test_truncate_to_nothing_again_after_a_full_disk(worktree: Worktree, fail_line: Callable[[str], None]) -> None:
     node = big_base(worktree)
     worktree.write(node, 0, b"x")
     fail_line("whole")
@@ -538,7 +536,9 @@ def test_long_names(store: Store) -> None:
     """Percent-encoded they would be longer than a file name may be."""
     branches = ["ü" * 63, "ü" * 62 + "ö", "ü" * 60]
     names = ["", "x" * 60, "ö" * 60, "ö" * 59 + "ü"]
-    found = {worktree_path(store.path, store.repo("images"), branch, name).name for branch in branches for name in names}
+    found = {
+        worktree_path(store.path, store.repo("images"), branch, name).name for branch in branches for name in names
+    }
     assert len(found) == len(branches) * len(names)
     assert max(len(leaf) for leaf in found) <= 255
     store.create_branch("images", branches[0], None)
