@@ -423,3 +423,16 @@ TestWorktree.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+class LongWorktreeMachine(WorktreeMachine):
+    """The same, for minutes."""
+
+
+TestWorktreeLong = pytest.mark.long(pytest.mark.timeout(1800)(LongWorktreeMachine.TestCase))
+TestWorktreeLong.settings = settings(
+    max_examples=600,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

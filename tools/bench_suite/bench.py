@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import mmap
 import os
 import random
 import shutil
@@ -29,6 +30,8 @@ _DROP = Path("/proc/sys/vm/drop_caches")
 _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x00020000
 _PROBE_FILES = 300
 _SLOW_CREATE = 600e-6
+_PROBE_MEMORY = 64 << 20
+_SLOW_MEMORY = 1.5  # seconds a GiB; without a host that takes memory back it is about 0.3
 _TIMEOUT = 900
 
 
@@ -228,6 +231,19 @@ class Bench:
             self.note(
                 f"the yardstick is slow: creating an empty file took {each * 1e6:,.0f} µs (on ext4, many files deleted "
                 "within the last minutes do that)"
+            )
+
+    def watch_memory(self) -> None:
+        """Note it when the page cache is slow to grow: a virtual machine whose host has taken its free memory back.
+
+        Writing 1 GiB then takes some seconds more, for whichever side meets such memory.
+        """
+        started = time.perf_counter()
+        mmap.mmap(-1, _PROBE_MEMORY, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+        each = (time.perf_counter() - started) * (1 << 30) / _PROBE_MEMORY
+        if each > _SLOW_MEMORY:
+            self.note(
+                "memory is slow on first use here (seconds a GiB), which either side may have met: look at the least values"
             )
 
 

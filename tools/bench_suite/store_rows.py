@@ -62,7 +62,7 @@ def put_big(bench: Bench) -> Contest:
     putting, copying = Putting(bench, source, "images@master:/big"), Copying(bench, source)
     return Contest(
         Side("pfs put", putting.run, putting.prepare),
-        [Side("cp + sync", copying.run)],
+        [Side("cp + sync", copying.run, bench.watch_memory)],
         (bench.sizes.big_size, "bytes"),
     )
 
