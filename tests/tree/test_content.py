@@ -245,7 +245,9 @@ def test_damage_is_never_handed_out(objects: ObjectStore, tmp_path: Path) -> Non
     data = os.urandom(9 * MIB)
     (tmp_path / "f").write_bytes(data)
     id, size, _ = _ingest(objects, tmp_path / "f")
-    location = objects.locate(load_manifest(objects, id).ids[1])  # type: ignore[arg-type]
+    _, second, _ = list(pieces(objects, load_manifest(objects, id)))[1]  # type: ignore[arg-type]
+    assert second is not None
+    location = objects.locate(second)
     assert location is not None
     with open(next(objects.directory.glob("*.data")), "r+b") as file:
         file.seek(location.offset + 5)
