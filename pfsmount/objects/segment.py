@@ -45,9 +45,6 @@ _SEAL = struct.Struct("<8sQQ32s8s")
 _SEAL_MAGIC = b"PFSSEAL1"
 _ROW = struct.Struct("<BB6xQQ16sIQ")
 _BUFFER_MAX = 4 << 20
-_WRITE_MAX = 512 * 1024
-"""Bytes in one write of a large piece. *Measured*: for 4 MiB at once the kernel looks for folios of that size, and in fragmented memory a
-write then takes up to ten times as long (2.0 s instead of 0.2 s of CPU for 512 MiB)."""
 _ZEROS = bytes(BLOCK)
 
 
@@ -401,15 +398,11 @@ class SegmentWriter:
     def _pwrite(self, buffers: list[Buffer]) -> None:
         total = sum(len(buffer) for buffer in buffers)
         try:
-            if len(buffers) > 2 or total <= _WRITE_MAX:
-                done = os.pwritev(self._fd, buffers, self._written)
-                buffers = [b"".join(buffers)[done:]] if done < total else []
-            else:
-                done = 0
-            for buffer in buffers:
-                rest = memoryview(buffer)
+            done = os.pwritev(self._fd, buffers, self._written)
+            if done < total:
+                rest = memoryview(b"".join(buffers))[done:]
                 while rest:
-                    count = os.pwrite(self._fd, rest[:_WRITE_MAX], self._written + done)
+                    count = os.pwrite(self._fd, rest, self._written + done)
                     done += count
                     rest = rest[count:]
         except OSError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import fcntl
-import mmap
 import os
 import random
 import shutil
@@ -30,8 +29,6 @@ _DROP = Path("/proc/sys/vm/drop_caches")
 _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x00020000
 _PROBE_FILES = 300
 _SLOW_CREATE = 600e-6
-_PROBE_MEMORY = 64 << 20
-_SLOW_MEMORY = 1.5  # seconds a GiB; without a host that takes memory back it is about 0.3
 _TIMEOUT = 900
 
 
@@ -187,6 +184,17 @@ class Bench:
         for program in programs:
             subprocess.run([program, "--version"], stdout=subprocess.DEVNULL, check=True)
 
+    def level(self, source: Path) -> None:
+        """The same memory for both sides: the source in the page cache, as root nothing else.
+
+        In a virtual machine whose host takes free memory back, 1 GiB of new page cache costs 0.4 or 4 s, by what others freed or left
+        in the cache; without this one side is always the lucky one.
+        """
+        os.sync()
+        if os.access(_DROP, os.W_OK):
+            _DROP.write_text("3\n")
+        self.to_null("sh", "-c", 'find "$1" -type f -exec cat {} +', "sh", source)
+
     def need_cold(self) -> None:
         """Raises Unavailable when this user cannot empty the page cache."""
         if not os.access(_DROP, os.W_OK):
@@ -231,19 +239,6 @@ class Bench:
             self.note(
                 f"the yardstick is slow: creating an empty file took {each * 1e6:,.0f} µs (on ext4, many files deleted "
                 "within the last minutes do that)"
-            )
-
-    def watch_memory(self) -> None:
-        """Note it when the page cache is slow to grow: a virtual machine whose host has taken its free memory back.
-
-        Writing 1 GiB then takes some seconds more, for whichever side meets such memory.
-        """
-        started = time.perf_counter()
-        mmap.mmap(-1, _PROBE_MEMORY, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
-        each = (time.perf_counter() - started) * (1 << 30) / _PROBE_MEMORY
-        if each > _SLOW_MEMORY:
-            self.note(
-                "memory is slow on first use here (seconds a GiB), which either side may have met: look at the least values"
             )
 
 

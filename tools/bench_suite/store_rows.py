@@ -28,6 +28,7 @@ class Putting:
 
     def prepare(self) -> None:
         self._store = self._bench.store()
+        self._bench.level(self._source)
 
     def run(self) -> None:
         self._bench.pfs(self._store, "put", self._source, self._target)
@@ -38,6 +39,10 @@ class Copying:
 
     def __init__(self, bench: Bench, source: Path) -> None:
         self._bench, self._source = bench, source
+
+    def prepare(self) -> None:
+        self._bench.watch_creation()
+        self._bench.level(self._source)
 
     def run(self) -> None:
         self._bench.run(["cp", "-r", self._source, self._bench.fresh("copy")])
@@ -50,7 +55,7 @@ def put_small(bench: Bench) -> Contest:
     putting, copying = Putting(bench, source, "images@master:/"), Copying(bench, source)
     return Contest(
         Side("pfs put", putting.run, putting.prepare),
-        [Side("cp -r + sync", copying.run, bench.watch_creation)],
+        [Side("cp -r + sync", copying.run, copying.prepare)],
         (bench.sizes.small_files, "files"),
     )
 
@@ -62,7 +67,7 @@ def put_big(bench: Bench) -> Contest:
     putting, copying = Putting(bench, source, "images@master:/big"), Copying(bench, source)
     return Contest(
         Side("pfs put", putting.run, putting.prepare),
-        [Side("cp + sync", copying.run, bench.watch_memory)],
+        [Side("cp + sync", copying.run, copying.prepare)],
         (bench.sizes.big_size, "bytes"),
     )
 
