@@ -45,6 +45,9 @@ _SEAL = struct.Struct("<8sQQ32s8s")
 _SEAL_MAGIC = b"PFSSEAL1"
 _ROW = struct.Struct("<BB6xQQ16sIQ")
 _BUFFER_MAX = 4 << 20
+_WRITE_MAX = 512 * 1024
+"""Bytes in one write of a large piece. *Measured* on a virtual machine, 1 GiB, memory levelled before each: 4 MiB writes 6.2–6.7 s,
+512 KiB writes 2.4–3.2 s. Large writes get 2 MiB folios, which (probably) are the pages that the host took back."""
 _ZEROS = bytes(BLOCK)
 
 
@@ -398,11 +401,15 @@ class SegmentWriter:
     def _pwrite(self, buffers: list[Buffer]) -> None:
         total = sum(len(buffer) for buffer in buffers)
         try:
-            done = os.pwritev(self._fd, buffers, self._written)
-            if done < total:
-                rest = memoryview(b"".join(buffers))[done:]
+            if len(buffers) > 2 or total <= _WRITE_MAX:
+                done = os.pwritev(self._fd, buffers, self._written)
+                buffers = [b"".join(buffers)[done:]] if done < total else []
+            else:
+                done = 0
+            for buffer in buffers:
+                rest = memoryview(buffer)
                 while rest:
-                    count = os.pwrite(self._fd, rest, self._written + done)
+                    count = os.pwrite(self._fd, rest[:_WRITE_MAX], self._written + done)
                     done += count
                     rest = rest[count:]
         except OSError as error:
