@@ -40,8 +40,8 @@ _LEFT_OVER_S = 3600.0
 
 
 def new_job_id(now_s: float) -> str:
-    """`job-`, 8 hex digits of the time in seconds and 6 random ones: sorted by name is sorted by time."""
-    return f"{_PREFIX}{int(now_s):08x}{secrets.token_hex(3)}"
+    """`job-`, 12 hex digits of the time in units of 2^-16 s and 4 random ones: sorted by name is sorted by time."""
+    return f"{_PREFIX}{int(now_s * 65536):012x}{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,9 +148,9 @@ def test_a_stop_kills_what_runs_and_keeps_what_has_finished(world: World) -> Non
 
 
 def test_job_ids_sort_by_time() -> None:
-    ids = [new_job_id(second) for second in (1, 1_700_000_000, 4_000_000_000)]
+    ids = [new_job_id(second) for second in (1, 1_700_000_000, 1_700_000_000.001, 4_000_000_000)]
     assert ids == sorted(ids)
-    assert all(len(id) == len("job-") + 14 for id in ids)
+    assert all(len(id) == len("job-") + 16 for id in ids)
 
 
 def test_jobs_are_found_by_the_beginning_of_their_id(world: World) -> None:
