@@ -19,8 +19,8 @@ from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import Batch
 from pfsmount.repo.results import find_result, save_results
 from pfsmount.repo.store import Store
-from pfsmount.tree.content import ingest_fd
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_fd
 from runner.datum import Datum
 from runner.executors.base import Outcome
 from runner.jobs import JobDirectory

@@ -16,10 +16,10 @@ from pfsmount.errors import PfsError
 from pfsmount.ids import RESERVED_ROOT_NAME, RepoPath, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import Batch
-from pfsmount.tree.content import ingest_fd
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
+from pfsmount.tree.ingest import ingest_fd
 from pfsmount.tree.node import entry_item
 from pfsmount.tree.xattrs import with_xattrs
 from runner.datum import Datum

@@ -24,7 +24,7 @@ from pfsmount.ids import EntryName, ObjectId
 from pfsmount.objects.store import Batch, Reader
 from pfsmount.repo.commit import dump_json
 from pfsmount.repo.provenance import DATUM_XATTR
-from pfsmount.tree.content import PIECE_MAX, ingest_bytes, open_content, read_small
+from pfsmount.tree.content import open_content, read_small
 from pfsmount.tree.directory import (
     EMPTY_DIRECTORY,
     DirectorySummary,
@@ -34,6 +34,8 @@ from pfsmount.tree.directory import (
 )
 from pfsmount.tree.edit import build_directory, edit_directory
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
+from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import load_xattrs, with_xattrs
 from runner.datum import Datum, describe
 from runner.executors.base import MADE_MTIME_NS, Outcome, Reason

@@ -16,10 +16,10 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import EntryName, RepoPath, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import Batch
-from pfsmount.tree.content import ingest_fd
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry, symlink_entry
+from pfsmount.tree.ingest import ingest_fd
 
 SOURCE_SUFFIXES = frozenset(
     b".py .pyi .pyx .so .sh .bash .R .r .Rmd .pl .pm .rb .js .mjs .ts .jl .lua .m .java .jar .awk .sed .sql .c .h .cc "

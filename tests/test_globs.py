@@ -13,11 +13,11 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import RepoPath, parse_path
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import Batch, ObjectStore
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find, walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.globs import Glob
+from pfsmount.tree.ingest import ingest_bytes
 
 MATCHES = [
     ("/", "", True),

@@ -16,9 +16,9 @@ from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import Extents, NameTooLong, Node, NodeKind, ReadOnly, Stale
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree, owner_of
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 
 T = TypeVar("T")
 

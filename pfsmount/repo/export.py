@@ -18,9 +18,10 @@ from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory
 from pfsmount.ids import EntryName, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import ObjectStore
-from pfsmount.tree.content import PIECE_MAX, Content, open_content
+from pfsmount.tree.content import Content, open_content
 from pfsmount.tree.directory import entries
 from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import load_xattrs
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -28,10 +28,10 @@ from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.store import Store
-from pfsmount.tree.content import ingest_fd
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup
 from pfsmount.tree.edit import DirectoryBuilder, edit_directory, edit_paths, replace_contents
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
+from pfsmount.tree.ingest import ingest_fd
 from pfsmount.tree.node import entry_item
 from pfsmount.tree.xattrs import with_xattrs
 

@@ -24,10 +24,10 @@ from pfsmount.objects.store import Batch
 from pfsmount.repo.overlay_nodes import Node, NodeKind, State, Touched
 from pfsmount.repo.worktree_replay import DirectoryState, NextState
 from pfsmount.repo.worktree_turn import WorktreeTurn
-from pfsmount.tree.content import ingest_fd, ingest_overlay
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import edit_directory
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, file_entry, symlink_entry
+from pfsmount.tree.ingest import ingest_fd, ingest_overlay
 from pfsmount.tree.xattrs import with_xattrs
 
 

@@ -21,10 +21,11 @@ from pfsmount.repo import worktree_files
 from pfsmount.repo.overlay_nodes import KIND_WORDS, Node, NodeKind
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
-from pfsmount.tree.content import ingest_bytes, open_content
+from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import entries
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.xattrs import load_xattrs
 
 NAMES = [b"a", b"b", b"c", b"\xff\xfe", "ü".encode()]

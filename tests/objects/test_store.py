@@ -24,7 +24,7 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.store import ObjectStore, merge_contents
-from pfsmount.tree.content import ingest_bytes
+from pfsmount.tree.ingest import ingest_bytes
 
 
 def test_what_goes_in_comes_out(objects: ObjectStore) -> None:

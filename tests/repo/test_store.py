@@ -28,10 +28,10 @@ from pfsmount.repo.reflog import read_log
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store, WorktreeKey
 from pfsmount.revision import parse_revision
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.directory import find
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from tests.conftest import ROOT
 
 

@@ -15,11 +15,11 @@ from pfsmount.ids import RepoPath, parse_path
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import Batch, ObjectStore
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.globs import Glob
+from pfsmount.tree.ingest import ingest_bytes
 from runner.datum import Match, datum_key
 from runner.plan import Source, plan_added, plan_all, plan_removed
 

@@ -13,10 +13,10 @@ from pfsmount.ids import ObjectId, RepoPath, parse_path
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import Batch, ObjectStore
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from runner.union import Output, OutputClash, Union, empty_directory
 
 # A datum's results: the text of a file, or None for a directory that it left empty.

@@ -16,10 +16,11 @@ from pfsmount.ids import RepoPath, parse_path
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.store import Store
 from pfsmount.revision import parse_revision
-from pfsmount.tree.content import ingest_bytes, open_content
+from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
+from pfsmount.tree.ingest import ingest_bytes
 from runner.executors.base import Executor
 from runner.executors.memory import MemoryExecutor, Program, View
 from runner.job import JobOptions, JobResult, StagingNeeds, run_job

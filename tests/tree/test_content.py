@@ -13,18 +13,12 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import ObjectStore
-from pfsmount.tree import content as content_module
-from pfsmount.tree.content import (
-    Manifest,
-    ingest_bytes,
-    ingest_fd,
-    ingest_overlay,
-    load_manifest,
-    open_content,
-    pieces,
-    read_small,
-)
+from pfsmount.tree import ingest as ingest_module
+from pfsmount.tree import manifest as manifest_module
+from pfsmount.tree.content import open_content, read_small
 from pfsmount.tree.entry import EMPTY_FILE_ID, file_entry
+from pfsmount.tree.ingest import ingest_bytes, ingest_fd, ingest_overlay
+from pfsmount.tree.manifest import Manifest, load_manifest, pieces
 
 MIB = 1 << 20
 
@@ -169,7 +163,7 @@ def test_hostile_manifests(objects: ObjectStore) -> None:
     with objects.batch() as batch:
         piece = batch.add_piece(os.urandom(5000))
         for level, rows in ((1, [(piece, 9 * MIB)]), (0, [(piece, 9 * MIB)]), (0, [(piece, 4999), (piece, 5 * MIB)])):
-            raw = content_module._encode_manifest(level, hash_bytes(b"%d" % level + bytes(rows[0][1] % 7)), rows)
+            raw = manifest_module.encode_manifest(level, hash_bytes(b"%d" % level + bytes(rows[0][1] % 7)), rows)
             root = batch.add_object(RecordKind.MANIFEST, raw)
             fake = hash_bytes(b"fake" + raw)
             batch._pending[fake] = batch._pending[root]
@@ -226,8 +220,8 @@ def test_overlay_equals_the_file(
 
 def test_manifests_of_many_pieces_have_levels(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest is a tree of nodes; every piece is found through all levels, in order."""
-    monkeypatch.setattr(content_module, "_NODE_ENTRIES_MAX", 5)
-    monkeypatch.setattr(content_module, "PIECE_MAX", 1000)
+    monkeypatch.setattr(manifest_module, "_NODE_ENTRIES_MAX", 5)
+    monkeypatch.setattr(ingest_module, "PIECE_MAX", 1000)
     data = os.urandom(100_000)
     with objects.batch() as batch:
         id = ingest_bytes(batch, data)

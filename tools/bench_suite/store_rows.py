@@ -9,9 +9,9 @@ from pathlib import Path
 from pfsmount.ids import EntryName
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
-from pfsmount.tree.content import ingest_bytes
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from tools.bench_suite.bench import Bench, median_time
 from tools.bench_suite.row import Broken, Contest, Side, at_most, at_most_times, row
 
