@@ -56,6 +56,14 @@ def ingest_overlay(
     return _Ingest(batch, source, base.id).run()
 
 
+def ingest_source(batch: Batch, source: Source, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
+    """Add a file that is read from front to back from something that is no descriptor, such as a member of an archive.
+
+    As `ingest_fd` otherwise; raises also what the source raises.
+    """
+    return _Ingest(batch, source, previous).run()
+
+
 def _small_file(fd: int) -> bytes | None:
     """The bytes of a regular file of at most 4 MiB, by its stat; None for any other."""
     stat = os.fstat(fd)
