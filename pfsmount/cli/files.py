@@ -63,6 +63,9 @@ def put(
     delete: Annotated[
         bool, typer.Option("--delete", help="Mirror: also delete what the source directory does not have.")
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read every file, also one whose size and times are what they were.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Copy files into a branch, as one commit.
@@ -70,8 +73,8 @@ def put(
     A directory becomes the target itself (as 'cp -rT'): its files are added or overwrite, nothing is deleted. Several sources, or a
     target with a '/' at its end, go into the target.
     """
-    from pfsmount.repo.ingest import IngestReport
     from pfsmount.repo.ingest import put as put_files
+    from pfsmount.repo.local_files import IngestReport
 
     place = parse_target(target)
     if any(":" in source and "@" in source and not os.path.lexists(source) for source in sources):
@@ -99,6 +102,7 @@ def put(
             delete=delete,
             origin={"how": "put", "from": os.getcwd(), "sources": sources[:100]},
             progress=progress,
+            cache=not no_cache,
         )
     for path in report.skipped[:20]:
         output.note(f"pfs: {display(path)} is a socket, FIFO or device and was left out")

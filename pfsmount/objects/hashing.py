@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
 from blake3 import blake3
@@ -38,9 +39,19 @@ def hash_bytes(data: Buffer, kind: HashKind = HashKind.PLAIN) -> ObjectId:
     return ObjectId(blake3(data, derive_key_context=kind.value).digest())
 
 
+def hash_all(parts: Iterable[Buffer]) -> list[ObjectId]:
+    """The plain hashes of many."""
+    return [ObjectId(blake3(data).digest()) for data in parts]
+
+
 def short_hash(data: Buffer) -> int:
     """The first 8 bytes of the plain hash, as a little-endian number: for decisions, not for names."""
     return int.from_bytes(blake3(data).digest(8), "little")
+
+
+def short_hash_byte(data: Buffer) -> int:
+    """The first byte of the plain hash: the lowest of `short_hash`."""
+    return blake3(data).digest(1)[0]
 
 
 def keyed_check(data: Buffer, key: bytes) -> bytes:

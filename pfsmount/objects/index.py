@@ -14,6 +14,7 @@ table encodes them.
 | worktrees | repo id (8), branch, `+`, name | generation u64, base commit id (32) |
 | results | datum key (32) | a tree entry, last use |
 | descends | input commit id, output commit id | repo id (8) of the output |
+| stats | device u64 BE, inode u64 BE | what a local file was when it was read (`repo.stat_cache`) |
 | meta | name | u64 counters; `open`, kind u8, number u32 BE: an unsealed segment |
 
 Rules: one environment per process, never used across a fork; a transaction never spans I/O other than its own, hashing or an `await`; a
@@ -28,7 +29,7 @@ import fcntl
 import os
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -53,6 +54,7 @@ class Table(enum.Enum):
     WORKTREES = b"worktrees"
     RESULTS = b"results"
     DESCENDS = b"descends"
+    STATS = b"stats"
     META = b"meta"
 
 
@@ -72,6 +74,21 @@ class Transaction:
     def put(self, table: Table, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
         """Store a value; False when it was there and `overwrite` is off."""
         return bool(self._txn.put(key, value, db=self._tables[table], overwrite=overwrite))
+
+    def put_new(self, table: Table, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store pairs, in the order of their keys for speed; those whose key is there stay as they are."""
+        with self._txn.cursor(db=self._tables[table]) as cursor:
+            cursor.putmulti(pairs, dupdata=False, overwrite=False)
+
+    def get_many(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values at those of the keys that the table has."""
+        with self._txn.cursor(db=self._tables[table]) as cursor:
+            return dict(cast("list[tuple[bytes, bytes]]", cursor.getmulti(keys)))
+
+    def known(self, table: Table, keys: Sequence[bytes]) -> set[bytes]:
+        """Which of the keys the table has."""
+        with self._txn.cursor(db=self._tables[table]) as cursor:
+            return {key for key, _ in cast("list[tuple[bytes, bytes]]", cursor.getmulti(keys))}
 
     def delete(self, table: Table, key: bytes) -> bool:
         """Remove a key; False when it was not there."""

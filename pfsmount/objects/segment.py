@@ -39,6 +39,7 @@ _RECORD = struct.Struct("<4sBBHI")
 _RECORD_MAGIC = b"PfR1"
 _RECORD_BYTES = _RECORD.size + 4 + ID_BYTES
 _OFFSET = struct.Struct("<Q")
+_LOCATION = struct.Struct("<IIHHI")
 _TOC = struct.Struct("<IIQQ")
 _TOC_ENTRY = struct.Struct("<32sI")
 _SEAL = struct.Struct("<8sQQ32s8s")
@@ -109,11 +110,12 @@ class Location(NamedTuple):
     length: int
 
     def encode(self) -> bytes:
-        return struct.pack("<IIHHI", self.segment, self.offset & 0xFFFFFFFF, self.offset >> 32, self.kind, self.length)
+        segment, offset, kind, length = self
+        return _LOCATION.pack(segment, offset & 0xFFFFFFFF, offset >> 32, kind, length)
 
     @classmethod
     def decode(cls, raw: bytes) -> Location:
-        segment, low, high, kind, length = struct.unpack("<IIHHI", raw)
+        segment, low, high, kind, length = _LOCATION.unpack(raw)
         return cls(segment, low | high << 32, RecordKind(kind), length)
 
 

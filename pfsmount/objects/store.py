@@ -14,17 +14,17 @@ from __future__ import annotations
 import secrets
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
-from pfsmount.objects.hashing import Buffer, hash_bytes
+from pfsmount.objects.hashing import Buffer, hash_all, hash_bytes
 from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
 from pfsmount.objects.segment import (
@@ -44,6 +44,7 @@ from pfsmount.objects.segment import (
 _OPEN_SEGMENTS_MAX = 512
 _LENGTH = struct.Struct("<I")
 _DECODED_MAX = 8192
+_FRESH_BYTES_MAX = 2 << 20
 
 
 class DecodedCache:
@@ -196,6 +197,9 @@ class Batch:
         self._contents: list[tuple[ObjectId, Location]] = []
         self._reused = bytearray()
         self._touched: dict[int, SegmentRow] = {}
+        self._fresh: dict[ObjectId, bytes] = {}
+        self._fresh_bytes = 0
+        self._unsynced_bytes = 0
         with store.index.read() as txn:
             self._gc_generation = txn.counter(b"gc")
         self.bytes_added = 0
@@ -214,6 +218,7 @@ class Batch:
         self._writers.clear()
         self._pending.clear()
         self._contents.clear()
+        self._fresh.clear()
 
     # Reading
 
@@ -221,6 +226,9 @@ class Batch:
         return self._pending.get(id) or self.store.locate(id)
 
     def get(self, id: ObjectId) -> bytes:
+        fresh = self._fresh.get(id)
+        if fresh is not None:
+            return fresh
         location = self._pending.get(id)
         if location is None:
             return self.store.get(id)
@@ -249,11 +257,32 @@ class Batch:
         self._reused += id
         return True
 
+    def reuse(self, ids: Sequence[ObjectId]) -> set[ObjectId]:
+        """Which of the ids need not be added, as `has`, with one look into the index for all."""
+        if not ids:
+            return set()
+        with self.store.index.read() as txn:
+            known = cast("set[ObjectId]", txn.known(Table.OBJECTS, ids))
+        self._reused += b"".join(known)
+        return known.union(id for id in ids if id in self._pending)
+
     def add_piece(self, data: Buffer, id: ObjectId | None = None) -> ObjectId:
         """Add a file of at most 4 MiB, or a piece of one, whose id may be known already. Raises NoSpace."""
         id = hash_bytes(data) if id is None else id
-        if not len(data) or self.has(id):
-            return id
+        if len(data) and not self.has(id):
+            self._append_piece(id, data)
+        return id
+
+    def add_pieces(self, pieces: Sequence[bytes]) -> list[ObjectId]:
+        """Add many files of at most 4 MiB at once, with one look into the index for all. Raises NoSpace."""
+        ids = hash_all(pieces)
+        known = self.reuse(ids)
+        for id, data in zip(ids, pieces, strict=True):
+            if id not in known and id not in self._pending and data:
+                self._append_piece(id, data)
+        return ids
+
+    def _append_piece(self, id: ObjectId, data: Buffer) -> None:
         try:
             if len(data) <= TINY_MAX:
                 location = self._writer(SegmentKind.TINY).append_record(RecordKind.PIECE, id, data)
@@ -263,7 +292,6 @@ class Batch:
         except OSError as error:
             raise error_for(error, "adding data to the store") from error
         self._added(id, location)
-        return id
 
     def add_object(self, kind: RecordKind, payload: bytes) -> ObjectId:
         """Add a node, manifest, commit or xattrs object. Raises NoSpace."""
@@ -273,8 +301,17 @@ class Batch:
                 location = self._writer(SegmentKind.META).append_record(kind, id, payload)
             except OSError as error:
                 raise error_for(error, "adding metadata to the store") from error
+            self._remember(id, payload)
             self._added(id, location)
         return id
+
+    def _remember(self, id: ObjectId, payload: bytes) -> None:
+        """Keep in memory what was written last: a commit reads the nodes that it has just made."""
+        self._fresh_bytes += len(payload)
+        if self._fresh_bytes > _FRESH_BYTES_MAX:
+            self._fresh.clear()
+            self._fresh_bytes = len(payload)
+        self._fresh[id] = payload
 
     def name_manifest(self, file_id: ObjectId, manifest: ObjectId) -> None:
         """Let `file_id` be found as the file that the manifest root describes."""
@@ -287,8 +324,9 @@ class Batch:
         self._pending[id] = location
         self.bytes_added += location.length
         self.objects_added += 1
+        self._unsynced_bytes += location.length
         settings = self.store.settings
-        if len(self._pending) >= settings.publish_entries or self._unsynced() >= settings.batch_bytes:
+        if len(self._pending) >= settings.publish_entries or self._unsynced_bytes >= settings.batch_bytes:
             self.prepare()
             with self.store.index.write() as txn:
                 self._publish_pending(txn)
@@ -319,6 +357,7 @@ class Batch:
             meta = self._writers.get(SegmentKind.META)
             if meta is not None:
                 meta.sync()
+        self._unsynced_bytes = 0
         for writer in self._writers.values():
             writer.row.end = max(writer.row.end, writer.end)
             self._touched[writer.number] = writer.row
@@ -336,8 +375,7 @@ class Batch:
         self._contents.clear()
 
     def _publish_pending(self, txn: Transaction) -> None:
-        for id, location in sorted(self._pending.items()):
-            txn.put(Table.OBJECTS, id, location.encode(), overwrite=False)
+        txn.put_new(Table.OBJECTS, [(id, location.encode()) for id, location in sorted(self._pending.items())])
         for number, row in self._touched.items():
             txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
 

@@ -1,174 +1,29 @@
 """`put`: local files, directories and streams become one commit.
 
-Reading and storing (slow) knows nothing of the branch; laying the result over the head (fast, at the cost of what was put) does, and is done
-again when the head moved meanwhile. So a put never loses to another writer, and holds no lock while it reads.
+Reading and storing (`local_files`, slow) knows nothing of the branch; laying the result over the head (fast, at the cost of what was put) does, and is
+done again when the head moved meanwhile. So a put never loses to another writer, and holds no lock while it reads.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from errno import ENOTSUP
+from dataclasses import dataclass
 
-from pfsmount.errors import (
-    Conflict,
-    InvalidInput,
-    IsADirectory,
-    NotADirectory,
-    NotFound,
-    NotPermitted,
-    PermissionDenied,
-    PfsError,
-)
+from pfsmount.errors import Conflict, IsADirectory, NotADirectory, NotPermitted
 from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse_entry_name, path_bytes
-from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
+from pfsmount.repo.local_files import Exclude, IngestReport, LocalFiles, Progress
+from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup
-from pfsmount.tree.edit import DirectoryBuilder, edit_directory, edit_paths, replace_contents
-from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
-from pfsmount.tree.ingest import ingest_fd
-from pfsmount.tree.node import entry_item
-from pfsmount.tree.xattrs import with_xattrs
+from pfsmount.tree.edit import edit_directory, edit_paths, replace_contents
+from pfsmount.tree.entry import Entry, Kind
 
 _CHANGES_AT_ONCE = 10_000
 _TRIES = 100
-_USER_XATTRS = b"user."
-
-
-@dataclass(slots=True)
-class IngestReport:
-    """What was read so far."""
-
-    files: int = 0
-    size: int = 0
-    skipped: list[bytes] = field(default_factory=list)
-    """Local paths of sockets, FIFOs and devices, which are not versioned."""
-
-
-Progress = Callable[[IngestReport], None]
-
-
-class Ingest:
-    """Reads local files into a batch."""
-
-    def __init__(self, batch: Batch, progress: Progress | None = None) -> None:
-        self.batch = batch
-        self._progress = progress
-        self.report = IngestReport()
-
-    def path(self, path: bytes, previous: Entry | None = None) -> Entry:
-        """A file, or a directory with everything in it; a symlink given here is followed, those below are kept.
-
-        `previous` is what the target has now: large files are cut as it was. Raises NotFound, PermissionDenied, NoSpace.
-        """
-        try:
-            info = os.stat(path)
-            if stat.S_ISDIR(info.st_mode):
-                return self._directory(path, info, previous)
-            if not stat.S_ISREG(info.st_mode):
-                raise InvalidInput(f"{display(path)} is neither a file nor a directory")
-            return self._file(path, previous, follow=True)
-        except OSError as error:
-            raise _reading_error(error, path) from error
-
-    def stream(self, fd: int) -> Entry:
-        """A file from a pipe or terminal, until its end. Raises NoSpace, PfsError."""
-        try:
-            id, size = ingest_fd(self.batch, fd)
-        except OSError as error:
-            raise _reading_error(error, b"standard input") from error
-        self._count(size)
-        return file_entry(id, size, mode=0o644, uid=os.getuid(), gid=os.getgid(), mtime_ns=time.time_ns())
-
-    def _count(self, size: int) -> None:
-        self.report.files += 1
-        self.report.size += size
-        if self._progress is not None:
-            self._progress(self.report)
-
-    def _directory(self, path: bytes, info: os.stat_result, previous: Entry | None) -> Entry:
-        with os.scandir(path) as scan:
-            found = sorted(scan, key=lambda item: item.name)
-        builder = DirectoryBuilder(self.batch)
-        for item in found:
-            entry = self._item(item, previous)
-            if entry is not None:
-                builder.add(entry_item(item.name, entry))
-        summary = DirectorySummary.of(builder.finish())
-        entry = directory_entry(
-            summary,
-            mode=stat.S_IMODE(info.st_mode),
-            uid=info.st_uid,
-            gid=info.st_gid,
-            mtime_ns=info.st_mtime_ns,
-        )
-        return self._xattrs(path, entry)
-
-    def _item(self, item: os.DirEntry[bytes], previous: Entry | None) -> Entry | None:
-        path = item.path
-        try:
-            if item.is_symlink():
-                info = item.stat(follow_symlinks=False)
-                self._count(0)
-                return symlink_entry(os.readlink(path), uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
-            before = None
-            if previous is not None and previous.kind is Kind.DIRECTORY:
-                before = lookup(self.batch, previous.id, item.name)
-            if item.is_file(follow_symlinks=False):
-                return self._file(path, before, follow=False)
-            if item.is_dir(follow_symlinks=False):
-                return self._directory(path, item.stat(follow_symlinks=False), before)
-        except OSError as error:
-            raise _reading_error(error, path) from error
-        self.report.skipped.append(path)
-        return None
-
-    def _file(self, path: bytes, previous: Entry | None, *, follow: bool) -> Entry:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-        fd = os.open(path, flags)
-        try:
-            info = os.fstat(fd)
-            before = previous.id if previous is not None and previous.kind is Kind.FILE else None
-            id, size = ingest_fd(self.batch, fd, previous=before)
-            entry = file_entry(
-                id,
-                size,
-                mode=stat.S_IMODE(info.st_mode),
-                uid=info.st_uid,
-                gid=info.st_gid,
-                mtime_ns=info.st_mtime_ns,
-            )
-            entry = self._xattrs(fd, entry)
-        finally:
-            os.close(fd)
-        self._count(size)
-        return entry
-
-    def _xattrs(self, place: int | bytes, entry: Entry) -> Entry:
-        try:
-            names = [os.fsencode(name) for name in os.listxattr(place)]
-        except OSError as error:
-            if error.errno == ENOTSUP:
-                return entry  # a filesystem without xattrs
-            raise
-        wanted = [name for name in names if name.startswith(_USER_XATTRS) and not name.startswith(b"user.pfs.")]
-        if not wanted:
-            return entry
-        return with_xattrs(self.batch, entry, {name: os.getxattr(place, name) for name in wanted})
-
-
-def _reading_error(error: OSError, path: bytes) -> PfsError:
-    where = display(os.fsencode(error.filename) if isinstance(error.filename, (str, bytes)) else path)
-    if isinstance(error, FileNotFoundError):
-        return NotFound(f"there is no file {where}; nothing was committed")
-    if isinstance(error, PermissionError):
-        return PermissionDenied(f"{where} cannot be read: {error.strerror}; nothing was committed")
-    return error_for(error, f"reading {where}")
 
 
 def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, delete: bool, mtime_ns: int) -> Entry:
@@ -306,22 +161,28 @@ def put(
     delete: bool = False,
     origin: dict[str, object],
     progress: Progress | None = None,
+    exclude: Exclude | None = None,
+    cache: bool = True,
 ) -> tuple[Commit | None, IngestReport]:
     """Commit local paths (or an open descriptor: a stream) at `target` of a branch, all in one commit.
 
-    One directory becomes the target itself, as `cp -rT`; several sources go into it. Returns the commit, or None when nothing
-    changed, and what was read. Raises NotFound, InvalidInput, NotPermitted, NoSpace …; then nothing has changed.
+    One directory becomes the target itself, as `cp -rT`; several sources go into it. With `cache`, a file that has not changed since it was
+    last put is not read again. Returns the commit, or None when nothing changed, and what was read. Raises NotFound, InvalidInput, NotPermitted, NoSpace …; then nothing has changed.
     """
     sources = list(sources)
     previous = _previous(store, repo, branch, target)
     with store.objects.batch() as batch:
-        ingest = Ingest(batch, progress)
-        placements = [_ingest_one(ingest, source, previous, several=len(sources) > 1) for source in sources]
+        stats = StatCache(store.objects.index) if cache else None
+        files = LocalFiles(batch, progress, cache=stats, exclude=exclude)
+        placements = [_ingest_one(files, source, previous, several=len(sources) > 1) for source in sources]
 
         def edit(root: Entry) -> Entry:
             return place_all(batch, root, target, placements, into=into or len(sources) > 1, delete=delete)
 
-        return commit_edit(store, batch, repo, branch, edit, message=message, origin=origin), ingest.report
+        commit = commit_edit(store, batch, repo, branch, edit, message=message, origin=origin)
+    if stats is not None:
+        stats.flush()
+    return commit, files.report
 
 
 def _previous(store: Store, repo: str, branch: str, target: RepoPath) -> Entry | None:
@@ -329,13 +190,13 @@ def _previous(store: Store, repo: str, branch: str, target: RepoPath) -> Entry |
     return None if head is None else find(store.objects, store.read_commit(head).tree, target)
 
 
-def _ingest_one(ingest: Ingest, source: bytes | int, previous: Entry | None, *, several: bool) -> Placement:
+def _ingest_one(files: LocalFiles, source: bytes | int, previous: Entry | None, *, several: bool) -> Placement:
     if isinstance(source, int):
-        return Placement(ingest.stream(source), None)
+        return Placement(files.stream(source), None)
     name = os.path.basename(os.path.abspath(source))
     if previous is not None and previous.kind is Kind.DIRECTORY and (several or not os.path.isdir(source)):
-        previous = lookup(ingest.batch, previous.id, name)
-    entry = ingest.path(source, previous)
+        previous = lookup(files.batch, previous.id, name)
+    entry = files.path(source, previous)
     if entry.kind is Kind.DIRECTORY and not several:
         return Placement(entry, None)
     return Placement(entry, parse_entry_name(name))

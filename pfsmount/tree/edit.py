@@ -18,7 +18,9 @@ from pfsmount.tree.node import (
     NODE_ENTRIES_MAX,
     Child,
     Item,
+    LeafItem,
     Node,
+    ends_leaf,
     ends_node,
     entry_item,
     load_node,
@@ -41,6 +43,15 @@ class DirectoryBuilder:
     def add(self, item: Item) -> None:
         """Add the next item."""
         self._add(0, item)
+
+    def add_leaves(self, items: Iterable[LeafItem]) -> None:
+        """Add the next entries, when level 0 is what is built."""
+        open_items = self._open[0]
+        for item in items:
+            open_items.append(item)
+            if ends_leaf(item[0]) or len(open_items) >= NODE_ENTRIES_MAX:
+                self._close(0)
+                open_items = self._open[0]
 
     def _add(self, above: int, item: Item) -> None:
         items = self._open[above]
@@ -78,8 +89,7 @@ class DirectoryBuilder:
 def build_directory(batch: Batch, items: Iterable[tuple[bytes, Entry]]) -> DirectorySummary:
     """A directory from its entries in bytewise order of their names."""
     builder = DirectoryBuilder(batch)
-    for name, entry in items:
-        builder.add(entry_item(name, entry))
+    builder.add_leaves(entry_item(name, entry) for name, entry in items)
     return DirectorySummary.of(builder.finish())
 
 

@@ -11,6 +11,7 @@ bytes); then extended attributes, inline (u16 length, encoding; flag 1) or by id
 from __future__ import annotations
 
 import enum
+import os
 import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -37,6 +38,7 @@ class Kind(enum.IntEnum):
     SYMLINK = 3
 
 
+_FILE = int(Kind.FILE)
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY, 3: Kind.SYMLINK}
 
 
@@ -162,6 +164,12 @@ def file_entry(id: ObjectId, size: int, *, mode: int = 0o644, uid: int = 0, gid:
 @lru_cache(maxsize=256)
 def _target_id(target: bytes) -> ObjectId:
     return hash_bytes(target)
+
+
+def encode_file(info: os.stat_result, id: ObjectId) -> bytes:
+    """The fixed part of a regular file without xattrs, from its stat."""
+    seconds, ns = divmod(info.st_mtime_ns, _NS)
+    return FIXED.pack(_FILE, 0, info.st_mode & 0o7777, info.st_uid, info.st_gid, seconds, ns, info.st_size, id)
 
 
 def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> Entry:

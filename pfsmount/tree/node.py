@@ -12,11 +12,12 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
-from pfsmount.objects.hashing import HashKind, hash_bytes, short_hash
+from pfsmount.objects.hashing import HashKind, hash_bytes, short_hash, short_hash_byte
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
@@ -30,6 +31,10 @@ _RANK_MAX = 10
 NODE_ENTRIES_MAX = 1024
 _SIZE_AT = 24
 _SIZE = struct.Struct("<Q")
+_size_of = _SIZE.unpack_from
+_FILE = int(Kind.FILE)
+_PLAIN, _EXECUTABLE = bytes((_FILE, 0)), bytes((_FILE, 1))
+_LENGTHS = [bytes((length,)) for length in range(256)]
 
 
 class LeafItem(NamedTuple):
@@ -139,22 +144,21 @@ def ends_node(name: bytes, level: int, count: int) -> bool:
     return count >= NODE_ENTRIES_MAX or rank(name) > level
 
 
+def ends_leaf(name: bytes) -> bool:
+    """True when a name has a rank above 0: what `ends_node` asks of each entry, at half the price."""
+    return not short_hash_byte(name) & 63
+
+
 def encode_node(level: int, items: Sequence[Item]) -> bytes:
-    """The bytes of a node; items are sorted by name."""
-    fixed, tails, ends = [], [], []
-    end = 0
-    for item in items:
-        if isinstance(item, LeafItem):
-            fixed.append(item.fixed)
-            tail = bytes((len(item.name),)) + item.name + item.extra
-        else:
-            fixed.append(_INNER.pack(*item[1:]))
-            tail = item.name
-        tails.append(tail)
-        end += len(tail)
-        ends.append(end)
-    header = _HEADER.pack(_MAGIC, _VERSION, level, len(items))
-    return b"".join((header, *fixed, struct.pack(f"<{len(ends)}I", *ends), *tails))
+    """The bytes of a node; items, all of its level's kind, are sorted by name."""
+    if level:
+        fixed = [_INNER.pack(*item[1:]) for item in items]
+        tails = [item[0] for item in items]
+    else:
+        fixed = [item[1] for item in items]
+        tails = [_LENGTHS[len(name)] + name + extra for name, _, extra in items]  # type: ignore[misc]
+    ends = struct.pack(f"<{len(items)}I", *accumulate(map(len, tails)))
+    return b"".join((_HEADER.pack(_MAGIC, _VERSION, level, len(items)), *fixed, ends, *tails))
 
 
 def content_of_node(level: int, items: Sequence[Item]) -> ObjectId:
@@ -164,9 +168,11 @@ def content_of_node(level: int, items: Sequence[Item]) -> ObjectId:
         if isinstance(item, LeafItem):
             name, fixed, extra = item
             kind = fixed[0]
-            executable = 1 if kind == Kind.FILE and fixed[2] & 0o100 else 0
-            content = extra[:32] if kind == Kind.DIRECTORY else fixed[32:64]
-            parts.append(bytes((len(name),)) + name + bytes((kind, executable)) + content)
+            if kind == _FILE:
+                parts += _LENGTHS[len(name)], name, _EXECUTABLE if fixed[2] & 0o100 else _PLAIN, fixed[32:]
+            else:
+                content = extra[:32] if kind == Kind.DIRECTORY else fixed[32:]
+                parts += _LENGTHS[len(name)], name, bytes((kind, 0)), content
         else:
             parts.append(item.content_id)
     return hash_bytes(b"".join(parts), HashKind.TREE_CONTENT)
@@ -178,11 +184,18 @@ def write_node(batch: Batch, level: int, items: Sequence[Item]) -> Child:
     id = batch.add_object(RecordKind.NODE, raw)
     entries = files = size = 0
     for item in items:
-        entries += 1 if isinstance(item, LeafItem) else item.entries
-        files += item.files
-        size += item.bytes_below
+        if not isinstance(item, LeafItem):
+            entries += item.entries
+            files += item.files
+            size += item.bytes_below
+        elif item[1][0] == _FILE:
+            files += 1
+            size += _size_of(item[1], _SIZE_AT)[0]
+        else:
+            files += item.files
+            size += item.bytes_below
     name = items[-1].name if items else b""
-    return Child(name, id, content_of_node(level, items), entries, files, size)
+    return Child(name, id, content_of_node(level, items), entries if level else len(items), files, size)
 
 
 def load_node(objects: Reader, id: ObjectId) -> Node:

@@ -96,7 +96,8 @@ def test_a_large_directory_is_edited_at_the_cost_of_a_path(objects: ObjectStore)
 
 def test_full_nodes_are_cut(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names whose hashes never end a node (an adversary's) still make bounded nodes, and edits still equal builds."""
-    monkeypatch.setattr(node_module, "rank", lambda name: 0)
+    monkeypatch.setattr(node_module, "short_hash", lambda name: 1)
+    monkeypatch.setattr(node_module, "short_hash_byte", lambda name: 1)
     names = [EntryName(b"%06d" % i) for i in range(5000)]
     with objects.batch() as batch:
         made = build_directory(batch, ((name, a_file(1)) for name in names))
