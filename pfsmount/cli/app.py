@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, mount, output, repos, work
+from pfsmount.cli import files, history, interruption, mount, output, repos, transfer, work
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
@@ -27,6 +27,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     store: Annotated[
         Path | None, typer.Option("--store", help="The store; default: $PFS_STORE, else the user's data directory.")
     ] = None,
@@ -36,13 +37,15 @@ def options(
 ) -> None:
     """Set what all commands share."""
     output.use_store(store)
+    if context.invoked_subcommand != "mount":  # its event loop has its own way with signals
+        interruption.install()
 
 
 app.command()(repos.init)
 app.add_typer(repos.repo_app, name="repo")
 app.command()(repos.branch)
-app.command()(files.put)
-app.command()(files.get)
+app.command()(transfer.put)
+app.command()(transfer.get)
 app.command()(files.ls)
 app.command()(files.cat)
 app.command()(files.cp)

@@ -1,15 +1,16 @@
-"""`pfs put`, `get`, `ls`, `cat`, `cp`, `rm`: files in and out, and by reference."""
+"""`pfs ls`, `cat`, `cp`, `rm`: files of a version, read and changed by reference."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pfsmount.cli import output
+from pfsmount.cli import interruption, output
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.errors import InvalidInput, IsADirectory, NotFound, NotPermitted
 from pfsmount.ids import RepoPath, display, path_bytes
@@ -34,6 +35,7 @@ def writable_branch(store: Store, target: Target) -> str:
         )
     if resolved.worktree is not None:
         raise NotPermitted("private worktrees are written through the mount")
+    interruption.if_interrupted("nothing was committed")
     return resolved.branch
 
 
@@ -56,113 +58,6 @@ def say_commit(commit: Commit | None, repo: str, branch: str, did: str) -> None:
         output.say(f"{did}; {repo}@{branch} is now {commit.id.hex()[:12]}")
 
 
-def put(
-    sources: Annotated[list[str], typer.Argument(help="Files and directories; '-' is standard input.")],
-    target: Annotated[str, typer.Argument(help="REPO@BRANCH[:/PATH]")],
-    message: MessageOption = None,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Mirror: also delete what the source directory does not have.")
-    ] = False,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Read every file, also one whose size and times are what they were.")
-    ] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Copy files into a branch, as one commit.
-
-    A directory becomes the target itself (as 'cp -rT'): its files are added or overwrite, nothing is deleted. Several sources, or a
-    target with a '/' at its end, go into the target.
-    """
-    from pfsmount.repo.ingest import put as put_files
-    from pfsmount.repo.local_files import IngestReport
-
-    place = parse_target(target)
-    if any(":" in source and "@" in source and not os.path.lexists(source) for source in sources):
-        raise InvalidInput(
-            "put copies local files into a repo; its target comes last",
-            hint="'pfs get' copies out, 'pfs cp' between repos",
-        )
-    into = target.endswith("/") or not place.path
-    if "-" in sources and (len(sources) > 1 or into):
-        raise InvalidInput("standard input needs the name of a file", hint="pfs put - images@master:/name.txt")
-    with output.open_store() as store, output.Progress("putting") as bar:
-        branch = writable_branch(store, place)
-
-        def progress(report: IngestReport) -> None:
-            bar.update(note=f"{report.files:,} files, {output.human_size(report.size)}")
-
-        commit, report = put_files(
-            store,
-            [sys.stdin.fileno() if source == "-" else os.fsencode(source) for source in sources],
-            place.repo,
-            branch,
-            place.path or (),
-            into=into and sources != ["-"],
-            message=message or f"put {' '.join(sources[:3])}{' …' if len(sources) > 3 else ''}",
-            delete=delete,
-            origin={"how": "put", "from": os.getcwd(), "sources": sources[:100]},
-            progress=progress,
-            cache=not no_cache,
-        )
-    for path in report.skipped[:20]:
-        output.note(f"pfs: {display(path)} is a socket, FIFO or device and was left out")
-    if json:
-        output.print_json(
-            {
-                "repo": place.repo,
-                "branch": branch,
-                "commit": None if commit is None else commit.id.hex(),
-                "files": report.files,
-                "size": report.size,
-                "skipped": [os.fsdecode(path) for path in report.skipped],
-            }
-        )
-        return
-    did = f"put {output.plural(report.files, 'file')} ({output.human_size(report.size)})"
-    say_commit(commit, place.repo, branch, did)
-
-
-def get(
-    source: Place,
-    destination: Annotated[str, typer.Argument(help="A file or directory; '-' is standard output.")],
-) -> None:
-    """Copy a file or directory out of a repo.
-
-    A directory becomes the destination itself, as 'cp -rT'. A file goes into a destination that is a directory.
-    """
-    from pfsmount.repo.export import Export, ExportReport
-
-    target = parse_target(source)
-    with output.open_store() as store, output.Progress("getting") as bar:
-        entry = entry_at(store, target)
-
-        def progress(report: ExportReport) -> None:
-            bar.update(note=f"{report.files:,} files, {output.human_size(report.size)}")
-
-        export = Export(store.objects, progress)
-        to = os.fsencode(destination)
-        if destination == "-":
-            if entry.is_directory:
-                raise IsADirectory(f"{display(str(target))} is a directory")
-            sys.stdout.flush()
-            export.stream(entry, sys.stdout.fileno())
-            return
-        if entry.is_directory:
-            export.directory(entry, to)
-        else:
-            name = (target.path or ())[-1]
-            if to.endswith(b"/") or os.path.isdir(to):
-                os.makedirs(to, exist_ok=True)
-                directory = to
-            else:
-                directory, name = os.path.dirname(to) or b".", os.path.basename(to)  # type: ignore[assignment]
-            if not os.path.isdir(directory):
-                raise NotFound(f"there is no directory {display(directory)}")
-            export.file(entry, directory, name)
-    report = export.report
-    output.say(f"got {output.plural(report.files, 'file')} ({output.human_size(report.size)}) into {display(to)}")
-
-
 def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET")]) -> None:
     """Print files."""
     from pfsmount.repo.export import Export
@@ -177,9 +72,11 @@ def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH
                 raise IsADirectory(f"{display(str(target))} is not a file")
             found.append(entry)
         sys.stdout.flush()
-        export = Export(store.objects)
-        for entry in found:
-            export.stream(entry, sys.stdout.fileno())
+        total = sum(entry.size for entry in found)
+        with output.Progress("reading", total, printing=True) as bar:
+            export = Export(store.objects, lambda report: bar.transfer(report.files, report.size))
+            for entry in found:
+                export.stream(entry, sys.stdout.fileno())
 
 
 def ls(
@@ -211,15 +108,26 @@ def ls(
                 output.say(display(b"/".join(path)) + ("/" if entry.is_directory else ""))
 
 
-def _listing(store: Store, target: Target, recursive: bool) -> Any:
+def _listing(store: Store, target: Target, recursive: bool) -> Iterator[tuple[RepoPath, Entry]]:
     from pfsmount.tree.directory import entries, walk
 
     entry = entry_at(store, target)
     if not entry.is_directory:
-        return [((target.path or ())[-1:], entry)]
-    if recursive:
-        return (step for step in walk(store.objects, entry) if step[0])
-    return (((name,), child) for name, child in entries(store.objects, entry.id))
+        yield (target.path or ())[-1:], entry
+        return
+    total = entry.files if recursive else None
+    found = (
+        walk(store.objects, entry)
+        if recursive
+        else (((name,), child) for name, child in entries(store.objects, entry.id))
+    )
+    with output.Progress("listing", total, printing=True) as bar:
+        files = 0
+        for path, child in found:
+            if path:
+                yield path, child
+                files += not child.is_directory
+                bar.update(files)
 
 
 def _entry_json(path: RepoPath, entry: Entry) -> dict[str, Any]:

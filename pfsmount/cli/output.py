@@ -6,7 +6,7 @@
 | 1 | it failed; the message says what and what to do |
 | 2 | the command line cannot be understood |
 | 3 | a conflict: a head moved, or changes touch one path |
-| 130 | interrupted |
+| 130, 143, 129 | interrupted: by Ctrl-C, SIGTERM, SIGHUP |
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pfsmount.cli import interruption
 from pfsmount.errors import Conflict, InvalidInput, NotAStore, PfsError
 from pfsmount.ids import display
 
@@ -61,11 +62,13 @@ def open_store(option: Path | None = None) -> Store:
 
     path = store_path(option)
     try:
-        return Store.open(path, author=author())
+        store = Store.open(path, author=author())
     except NotAStore as error:
         named = _store_option or option or os.environ.get("PFS_STORE")
         hint = error.hint if named else "make one with 'pfs init', or name one with --store or PFS_STORE"
         raise NotAStore(error.message, hint=hint) from None
+    store.critical = interruption.held_back
+    return store
 
 
 def author() -> str:
@@ -99,6 +102,10 @@ def run_app(app: typer.Typer, name: str) -> None:
     except PfsError as error:
         print_error(name, error)
         raise SystemExit(exit_code(error)) from None
+    except interruption.Interrupted as interrupted:
+        start = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
+        print(f"{start}{name}: {interruption.message()}", file=sys.stderr)
+        raise SystemExit(interrupted.exit_code) from None
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -198,30 +205,33 @@ def plural(count: int, noun: str) -> str:
 class Progress:
     """A progress bar on a terminal, nothing anywhere else. A context manager; cheap to update often.
 
-    `total` None shows counts without an end.
+    `total` None shows counts without an end. With `printing`, the command writes its result to standard output as it goes: no bar where that
+    is a terminal too.
     """
 
     _INTERVAL = 0.1
 
-    def __init__(self, title: str, total: int | None = None) -> None:
+    def __init__(self, title: str, total: int | None = None, *, printing: bool = False) -> None:
         self._title, self._total = title, total
+        self._shown = sys.stderr.isatty() and not (printing and sys.stdout.isatty())
         self._next = 0.0
+        self._started = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._shown:
             from rich.console import Console
             from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
             columns = [SpinnerColumn(), TextColumn("{task.description}")]
             if self._total is not None:
-                columns += [BarColumn(), TextColumn("{task.completed}/{task.total}")]
+                columns += [BarColumn(), TextColumn("{task.fields[done]}")]
             columns += [TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn()]
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, note="")
+            self._task = self._bar.add_task(self._title, total=self._total, note="", done="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,13 +242,28 @@ class Progress:
         """Show how far it is; calls within a tenth of a second of the last are dropped, but for the end."""
         if self._bar is None:
             return
-        now = time.monotonic()
         if total is not None:
             self._total = total
-        if now < self._next and done != self._total:
+        if self._is_due(done):
+            self._bar.update(self._task, completed=done, note=note, total=self._total, done=f"{done}/{self._total}")
+
+    def transfer(self, files: int, size: int, done: int | None = None) -> None:
+        """The same for files and their bytes, with the rate; `done` counts towards the total where that is not `size`."""
+        if self._bar is None:
             return
+        done = size if done is None else done
+        if self._is_due(done):
+            rate = human_size(int(size / max(time.monotonic() - self._started, 0.001)))
+            note = f"{plural(files, 'file')}, {human_size(size)}, {rate}/s"
+            percent = f"{100 * done // self._total}%" if self._total else ""
+            self._bar.update(self._task, completed=done, note=note, total=self._total, done=percent)
+
+    def _is_due(self, done: int) -> bool:
+        now = time.monotonic()
+        if now < self._next and done != self._total:
+            return False
         self._next = now + self._INTERVAL
-        self._bar.update(self._task, completed=done, note=note, total=self._total)
+        return True
 
 
 def confirm(question: str) -> bool:

@@ -1,7 +1,8 @@
 """`get`: files and directories of a commit become local ones.
 
 Everything is written under directory descriptors opened without following symlinks, so neither a hostile tree nor a link in
-the target directory can lead out of it. Each file appears whole, by rename.
+the target directory can lead out of it. What is new appears whole, by rename: a file that is replaced, and a directory that was
+not there with all that is in it. So an interruption leaves nothing half-written under a name that anybody asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EEXIST, ELOOP, ENOTDIR, ENOTSUP
+from errno import EEXIST, ELOOP, ENOTDIR, ENOTEMPTY, ENOTSUP
 
-from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory
+from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound
 from pfsmount.ids import EntryName, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import ObjectStore
@@ -25,6 +26,8 @@ from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import load_xattrs
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TEMPORARY = b".pfs-get-"
 
 
 @dataclass(slots=True)
@@ -41,35 +44,40 @@ Progress = Callable[[ExportReport], None]
 class Export:
     """Writes entries of a store to the local filesystem."""
 
-    def __init__(self, objects: ObjectStore, progress: Progress | None = None) -> None:
+    def __init__(self, objects: ObjectStore, progress: Progress | None = None, *, owners: bool = True) -> None:
+        """With `owners`, root gives files to those they are stored with."""
         self._objects = objects
         self._progress = progress
-        self._root = os.geteuid() == 0
+        self._user, self._groups = os.geteuid(), {os.getegid(), *os.getgroups()}
+        self._owners = owners and self._user == 0
         self.report = ExportReport()
 
     def directory(self, entry: Entry, path: bytes) -> None:
         """Write a directory's contents into `path`, which is made if need be; existing files are overwritten.
 
-        Raises NotADirectory, IsADirectory, NoSpace, PermissionDenied.
+        Raises NotADirectory, IsADirectory, NotFound, NoSpace, PermissionDenied.
         """
         with disk_errors(f"writing to {display(path)}"):
+            if not os.path.lexists(path):
+                above, name = os.path.split(path.rstrip(b"/"))
+                parent = _open_directory(above or b".")
+                try:
+                    self._new_directory(entry, parent, EntryName(name), path)
+                finally:
+                    os.close(parent)
+                return
+            fd = _open_directory(path)
             try:
-                os.mkdir(path)
-            except FileExistsError:
-                if not os.path.isdir(path):
-                    raise NotADirectory(f"{display(path)} is not a directory") from None
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._contents(entry, fd, path)
+                self._contents(entry, fd, path, fresh=False)
             finally:
                 os.close(fd)
 
     def file(self, entry: Entry, directory: bytes, name: bytes) -> None:
         """Write a file or symlink as `name` into an existing directory."""
         with disk_errors(f"writing to {display(directory)}"):
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = _open_directory(directory)
             try:
-                self._entry(entry, fd, EntryName(name), os.path.join(directory, name))
+                self._replace(entry, fd, EntryName(name), os.path.join(directory, name))
             finally:
                 os.close(fd)
 
@@ -77,74 +85,112 @@ class Export:
         """Write a file's bytes to a descriptor. Raises OSError."""
         self._copy(open_content(self._objects, entry), fd, sparse=False)
 
-    def _contents(self, entry: Entry, fd: int, path: bytes) -> None:
+    def _contents(self, entry: Entry, fd: int, path: bytes, *, fresh: bool) -> None:
+        """Fill a directory; `fresh`: nobody else knows of it and it is empty, so that final names can be written at once."""
         for name, child in entries(self._objects, entry.id):
-            self._entry(child, fd, name, os.path.join(path, name))
-
-    def _entry(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
-        if entry.kind is Kind.DIRECTORY:
-            self._subdirectory(entry, parent, name, path)
-            return
-        temporary = b".pfs-get-" + secrets.token_hex(8).encode("ascii")
-        try:
-            if entry.kind is Kind.SYMLINK:
-                assert entry.target is not None
-                os.symlink(entry.target, temporary, dir_fd=parent)
+            if child.kind is Kind.DIRECTORY:
+                if fresh:
+                    self._make_directory(child, fd, name, os.path.join(path, name))
+                else:
+                    self._join_directory(child, fd, name, os.path.join(path, name))
+            elif fresh:
+                self._make(child, fd, name)
+                self._count()
             else:
-                self._write_file(entry, parent, temporary)
-            self._owner(entry, temporary, parent)
-            os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except IsADirectoryError:
-            raise IsADirectory(f"{display(path)} is a directory; a file cannot replace it") from None
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=parent)
+                self._replace(child, fd, name, os.path.join(path, name))
+
+    def _count(self) -> None:
         self.report.files += 1
         if self._progress is not None:
             self._progress(self.report)
 
-    def _subdirectory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
-        made = True
-        try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except OSError as error:
-            if error.errno != EEXIST:
-                raise
-            made = False
+    # Directories
+
+    def _join_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
         try:
             fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        except FileNotFoundError:
+            self._new_directory(entry, parent, name, path)
+            return
         except OSError as error:
             if error.errno in (ENOTDIR, ELOOP):
                 raise AlreadyExists(f"{display(path)} is not a directory; a directory cannot replace it") from None
             raise
         try:
-            self._contents(entry, fd, path)
-            if made:
-                self._attributes(entry, fd)
-                self._owner(entry, name, parent)
-                os.chmod(fd, entry.mode)
-                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            self._contents(entry, fd, path, fresh=False)
         finally:
             os.close(fd)
 
-    def _write_file(self, entry: Entry, parent: int, name: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=parent)
+    def _new_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
+        """A directory that is not there yet appears with everything in it, or not at all."""
+        temporary = _TEMPORARY + secrets.token_hex(8).encode("ascii")
         try:
-            self._copy(open_content(self._objects, entry), fd, sparse=True)
-            self._attributes(entry, fd)
-            if self._root:
-                os.fchown(fd, entry.uid, entry.gid)
-            os.fchmod(fd, stat.S_IMODE(entry.mode))
+            self._make_directory(entry, parent, EntryName(temporary), path)
+            try:
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except OSError as error:
+                if error.errno in (EEXIST, ENOTEMPTY, ENOTDIR):
+                    raise AlreadyExists(f"{display(path)} was made by somebody else meanwhile") from None
+                raise
+        except BaseException:
+            with suppress(OSError):
+                _remove(temporary, parent)
+            raise
+
+    def _make_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        try:
+            self._contents(entry, fd, path, fresh=True)
+            self._attributes(entry, fd)  # last: it may forbid writing, and its time is that of its last change
         finally:
             os.close(fd)
 
-    def _owner(self, entry: Entry, name: bytes, parent: int) -> None:
-        if self._root and entry.kind is not Kind.FILE:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+    # Files and symlinks
+
+    def _replace(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
+        temporary = _TEMPORARY + secrets.token_hex(8).encode("ascii")
+        try:
+            self._make(entry, parent, EntryName(temporary))
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=parent)
+            if isinstance(error, IsADirectoryError):
+                raise IsADirectory(f"{display(path)} is a directory; a file cannot replace it") from None
+            raise
+        self._count()
+
+    def _make(self, entry: Entry, parent: int, name: EntryName) -> None:
+        """A file or symlink under a name that is not there."""
+        if entry.kind is Kind.SYMLINK:
+            assert entry.target is not None
+            os.symlink(entry.target, name, dir_fd=parent)
+            if self._owners:
+                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+            return
+        fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+        try:
+            if entry.size:
+                self._copy(open_content(self._objects, entry), fd, sparse=True)
+            self._attributes(entry, fd)
+        finally:
+            os.close(fd)
 
     def _attributes(self, entry: Entry, fd: int) -> None:
+        """Of a file or directory. The order matters: a change of the owner takes setuid away."""
+        if entry.xattrs or entry.xattrs_id is not None:
+            self._xattrs(entry, fd)
+        mode = entry.mode
+        if self._owners:
+            os.fchown(fd, entry.uid, entry.gid)
+        elif mode & (stat.S_ISUID | stat.S_ISGID) and (entry.uid != self._user or entry.gid not in self._groups):
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # as cp: what was to run as somebody else is not to run as me
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _xattrs(self, entry: Entry, fd: int) -> None:
         for name, value in load_xattrs(self._objects, entry).items():
             try:
                 os.setxattr(fd, name, value)
@@ -153,17 +199,45 @@ class Export:
                     raise
 
     def _copy(self, content: Content, fd: int, *, sparse: bool) -> None:
+        end = 0
         for offset, data in content.parts(PIECE_MAX):
-            if data is None:
-                if not sparse:
-                    _write_zeros(fd, offset.stop - offset.start)
-            else:
+            if data is not None:
                 _write_all(fd, data, offset.start if sparse else None)
+                end = offset.stop
+            elif not sparse:
+                _write_zeros(fd, offset.stop - offset.start)
             self.report.size += offset.stop - offset.start
             if self._progress is not None:
                 self._progress(self.report)
-        if sparse:
+        if sparse and end < content.size:  # it ends with a hole
             os.ftruncate(fd, content.size)
+
+
+def _open_directory(path: bytes) -> int:
+    """A directory that the user named: symlinks are followed. Raises NotFound, NotADirectory, OSError."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"there is no directory {display(path)}") from None
+    except NotADirectoryError:
+        raise NotADirectory(f"{display(path)} is not a directory") from None
+
+
+def _remove(name: bytes, parent: int) -> None:
+    """Remove a directory that this process has made, with all that is in it. Raises OSError."""
+    os.chmod(name, 0o700, dir_fd=parent)
+    fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+    try:
+        with os.scandir(fd) as scan:
+            found = [(os.fsencode(item.name), item.is_dir(follow_symlinks=False)) for item in scan]
+        for below, is_directory in found:
+            if is_directory:
+                _remove(below, fd)
+            else:
+                os.unlink(below, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _write_all(fd: int, data: bytes, offset: int | None) -> None:

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ class Store:
         self.path = objects.path
         self.author = author
         self._log_path = self.path / "refs.log"
+        self.critical: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Held around the transaction that makes a commit: a command line keeps signals back in it."""
 
     @classmethod
     def create(cls, path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> None:
@@ -398,16 +400,17 @@ class Store:
         """Make a batch durable and move refs to commits in it, all or nothing. Raises Conflict, NoSpace."""
         batch.prepare()
         now = time.time_ns()
-        with self.objects.index.write() as txn:
-            for move, commit in moves:
-                _check_alive(txn, move.repo)
-                move_ref(txn, move, who=commit.author, why=why, time_ns=now)
-                self._know_commit(txn, move.repo, commit)
-            batch.publish(txn)
-            if more is not None:
-                more(txn)
-        batch.published()
-        self._append_log()
+        with self.critical():
+            with self.objects.index.write() as txn:
+                for move, commit in moves:
+                    _check_alive(txn, move.repo)
+                    move_ref(txn, move, who=commit.author, why=why, time_ns=now)
+                    self._know_commit(txn, move.repo, commit)
+                batch.publish(txn)
+                if more is not None:
+                    more(txn)
+            batch.published()
+            self._append_log()
 
     def _know_commit(self, txn: Transaction, repo: RepoInfo, commit: Commit) -> None:
         height = commit.height.to_bytes(_HEIGHT_BYTES, "little")

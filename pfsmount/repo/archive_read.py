@@ -1,0 +1,410 @@
+"""Members of a tar archive, in the order in which they come, from a stream that is read once.
+
+The formats are those that `tarfile` knows (v7, ustar, pax, GNU with its three ways to write holes). It is stricter than `tarfile`: an
+archive that ends before its end marker was cut short, and a header in the middle that is none is damage. Both are errors
+here, while `tarfile` takes them for the end. And it decompresses by itself, so that the checksums of gzip and xz count.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import tarfile
+import zlib
+from binascii import Error as Base64Error
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from io import BufferedReader
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+from pfsmount.config import MIB
+from pfsmount.errors import InvalidInput, PfsError, Unavailable
+from pfsmount.ids import RepoPath, display, parse_entry_name
+from pfsmount.tree.manifest import HOLE_MIN
+
+_HEADER_MAX = 16 * MIB
+"""Bytes of one extended header. GNU tar and bsdtar stop far below."""
+_NESTED_MAX = 16
+_SCHILY, _LIBARCHIVE = "SCHILY.xattr.", "LIBARCHIVE.xattr."
+_NS_DIGITS, _TIME_DIGITS = 9, 18
+_ID_MAX = (1 << 32) - 1
+
+
+class MemberKind(enum.Enum):
+    """What a member is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARD_LINK = "hard link"
+    OTHER = "device or FIFO"
+
+
+_KINDS = {
+    tarfile.DIRTYPE: MemberKind.DIRECTORY,
+    tarfile.SYMTYPE: MemberKind.SYMLINK,
+    tarfile.LNKTYPE: MemberKind.HARD_LINK,
+    tarfile.CHRTYPE: MemberKind.OTHER,
+    tarfile.BLKTYPE: MemberKind.OTHER,
+    tarfile.FIFOTYPE: MemberKind.OTHER,
+    b"D": MemberKind.DIRECTORY,  # GNU incremental: a directory and the list of what was in it
+}
+_VOLUME_LABEL, _CONTINUED = b"V", b"M"
+
+
+class ArchiveError(PfsError):
+    """An archive that is none, damaged, cut short, or has a member that no tree can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member. Its data is to be read before the next is asked for."""
+
+    name: bytes
+    """As it stands in the archive."""
+    path: RepoPath
+    """Where it goes, relative to the target; empty for the target itself."""
+    kind: MemberKind
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    """Bytes, holes included."""
+    target: bytes
+    """Of a symlink: what it says. Of a hard link: the name of the member that has the data."""
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    extents: tuple[tuple[int, int], ...] | None = None
+    """Start and end of the ranges that have data; None: all of it."""
+
+
+def member_path(name: bytes) -> tuple[RepoPath, bool]:
+    """The path of a member's name, and whether a leading `/` was taken off. Raises ArchiveError for `..` and bad names."""
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise ArchiveError(f"the member '{display(name)}' has a '..' in its name, which could lead out of the target")
+    try:
+        return tuple(parse_entry_name(part) for part in parts), name.startswith(b"/")
+    except InvalidInput as error:
+        raise ArchiveError(f"the member '{display(name)}' has a name that no directory can hold: {error}") from None
+
+
+def open_archive(file: BufferedReader, name: str) -> IO[bytes]:
+    """The archive's bytes, decompressed. `name` is for messages. Raises ArchiveError, Unavailable."""
+    start = file.peek(6)[:6]
+    if not start:
+        raise ArchiveError(f"{name} is empty, which is not a tar archive")
+    if start.startswith(b"\x1f\x8b"):
+        import gzip
+
+        return BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), MIB)
+    if start.startswith(b"BZh"):
+        import bz2
+
+        return bz2.BZ2File(file)
+    if start.startswith(b"\xfd7zXZ\0"):
+        import lzma
+
+        return lzma.LZMAFile(file)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return _open_zstd(file, name)
+    return file
+
+
+def _open_zstd(file: BufferedReader, name: str) -> IO[bytes]:
+    try:
+        from importlib import import_module
+
+        opened: IO[bytes] = import_module("compression.zstd").ZstdFile(file)
+    except ImportError:
+        raise Unavailable(
+            f"{name} is compressed with zstd, which Python knows from 3.14 on",
+            hint="zstd -dc ARCHIVE | pfs put --tar - TARGET",
+        ) from None
+    return opened
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose damage is an error wherever it stands; `tarfile` takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> Any:
+        stream: _Stream = tarfile_.fileobj
+        stream.nested += 1
+        try:
+            if stream.nested > _NESTED_MAX:
+                raise stream.damaged("too many extended headers in a row")
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            if stream.at <= tarfile.BLOCKSIZE:
+                raise ArchiveError(f"{stream.name} is not a tar archive") from None
+            raise stream.damaged(str(error)) from None
+        finally:
+            stream.nested -= 1
+
+
+class _Stream:
+    """What `tarfile` reads from: forward only; the end of the file inside the archive is an error."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self.name = name
+        self.at = 0
+        self.nested = 0
+
+    def damaged(self, what: str) -> ArchiveError:
+        return ArchiveError(f"{self.name} is damaged at byte {self.at:,} of the archive: {what}")
+
+    def _cut_short(self) -> ArchiveError:
+        if self.at < tarfile.BLOCKSIZE:
+            return ArchiveError(f"{self.name} is not a tar archive")
+        return ArchiveError(
+            f"{self.name} is cut short: it ends at byte {self.at:,} of the archive, without an end marker",
+            hint="copy it again, or look at the program that wrote it",
+        )
+
+    def _some(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except EOFError:
+            raise self._cut_short() from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise self.damaged(str(error)) from None  # gzip and bz2 say so when data makes no sense
+        except (zlib.error, ValueError) as error:
+            raise self.damaged(str(error)) from None
+        except Exception as error:
+            if type(error).__name__ not in ("LZMAError", "ZstdError"):
+                raise
+            raise self.damaged(str(error)) from None
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, to: int) -> None:
+        if to < self.at:
+            raise self.damaged("a member begins before the last one ended")
+        while self.at < to:
+            self.read(min(to - self.at, MIB))
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= _HEADER_MAX:
+            raise self.damaged(f"a header of {count:,} bytes")
+        data = self._some(count)
+        while len(data) < count:
+            more = self._some(count - len(data))
+            if not more:
+                self.at += len(data)
+                raise self._cut_short()
+            data += more
+        self.at += count
+        return data
+
+    def fill(self, view: memoryview) -> None:
+        """Fill `view`."""
+        done = 0
+        while done < len(view):
+            data = self._some(min(len(view) - done, MIB))
+            if not data:
+                raise self._cut_short()
+            view[done : done + len(data)] = data
+            done += len(data)
+            self.at += len(data)
+
+    def drain(self) -> bool:
+        """Read to the end of the file; True when anything but zeros was left."""
+        found = False
+        while data := self._some(MIB):
+            self.at += len(data)
+            found = found or data.count(0) < len(data)
+        return found
+
+
+class Archive:
+    """An archive that is read from front to back, once."""
+
+    def __init__(self, file: BufferedReader, name: str) -> None:
+        """`name` is for messages. Raises ArchiveError, Unavailable."""
+        self._stream = _Stream(open_archive(file, name), name)
+        self.has_more = False
+        """After the last member: something stands behind the end marker."""
+
+    @property
+    def at(self) -> int:
+        """Bytes of the (decompressed) archive that were read."""
+        return self._stream.at
+
+    def members(self) -> Iterator[Member]:
+        """All members. Raises ArchiveError, OSError."""
+        info = self._first()
+        while info is not None:
+            if info.type == _CONTINUED:
+                raise ArchiveError(f"{self._stream.name} is a later volume of an archive in several; join them first")
+            if info.type != _VOLUME_LABEL:
+                yield self._member(info)
+            info = self._next()
+        self.has_more = self._stream.drain()
+
+    def _first(self) -> tarfile.TarInfo | None:
+        with self._header_errors():
+            self._tar = tarfile.TarFile(
+                fileobj=self._stream,  # type: ignore[arg-type]
+                mode="r",
+                tarinfo=_Header,
+                encoding="utf-8",
+                errors="surrogateescape",
+            )
+        return self._next()
+
+    def _next(self) -> tarfile.TarInfo | None:
+        with self._header_errors():
+            info = self._tar.next()
+        self._tar.members.clear()  # type: ignore[attr-defined]  # or it would remember every member
+        return info
+
+    def _header_errors(self) -> _HeaderErrors:
+        return _HeaderErrors(self._stream)
+
+    def _member(self, info: tarfile.TarInfo) -> Member:
+        name = _bytes(info.name)
+        path, _ = member_path(name)
+        kind = _KINDS.get(info.type, MemberKind.FILE)
+        if not (0 <= info.uid <= _ID_MAX and 0 <= info.gid <= _ID_MAX):
+            raise ArchiveError(f"the member '{display(name)}' has an owner that Linux cannot have")
+        extents = None
+        sparse: Any = info.sparse  # typeshed has it as bytes; it is the list of offsets and lengths
+        if sparse is not None:
+            extents = self._extents(name, sparse, info.size)
+        return Member(
+            name,
+            path,
+            kind,
+            info.mode & 0o7777,
+            info.uid,
+            info.gid,
+            self._mtime_ns(name, info),
+            info.size,
+            _bytes(info.linkname),
+            _xattrs(name, info.pax_headers),
+            extents,
+        )
+
+    def _mtime_ns(self, name: bytes, info: tarfile.TarInfo) -> int:
+        text = info.pax_headers.get("mtime", str(info.mtime))
+        try:
+            seconds = Decimal(text)
+            if not seconds.is_finite() or seconds.adjusted() >= _TIME_DIGITS:
+                raise InvalidOperation
+        except InvalidOperation:
+            raise ArchiveError(
+                f"the member '{display(name)}' has a time that makes no sense: {display(text)}"
+            ) from None
+        return int((seconds * 10**_NS_DIGITS).to_integral_value(ROUND_FLOOR))
+
+    def _extents(self, name: bytes, sparse: list[tuple[int, int]], size: int) -> tuple[tuple[int, int], ...]:
+        found: list[tuple[int, int]] = []
+        end = 0
+        for start, count in sparse:
+            if not count:
+                continue
+            if start < end or count < 0 or start + count > size:
+                raise self._stream.damaged(f"the map of the holes of '{display(name)}' makes no sense")
+            end = start + count
+            if found and found[-1][1] == start:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((start, end))
+        return tuple(found)
+
+    def read(self, member: Member) -> bytes:
+        """All bytes of a member that is known to be small. Raises ArchiveError, OSError."""
+        data = bytearray(member.size)
+        view = memoryview(data)
+        for start, end in ((0, member.size),) if member.extents is None else member.extents:
+            self._stream.fill(view[start:end])
+        return bytes(data)
+
+    def source(self, member: Member) -> MemberSource:
+        """A member as a source to store from."""
+        return MemberSource(self._stream, member)
+
+
+class MemberSource:
+    """The data of a member, to be read in order; its holes are given back as holes or as zeros."""
+
+    def __init__(self, stream: _Stream, member: Member) -> None:
+        self._stream, self._size = stream, member.size
+        self._extents = ((0, member.size),) if member.extents is None else member.extents
+        self._i = 0
+
+    def _advance(self, offset: int) -> None:
+        while self._i < len(self._extents) and self._extents[self._i][1] <= offset:
+            self._i += 1
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset`, which is where the last read or hole ended. Raises ArchiveError, OSError."""
+        count = min(len(view), self._size - offset)
+        done = 0
+        while done < count:
+            at = offset + done
+            self._advance(at)
+            start, end = self._extents[self._i] if self._i < len(self._extents) else (self._size, self._size)
+            stop = min(count, (start if at < start else end) - offset)
+            if at < start:
+                view[done:stop] = bytes(stop - done)
+            else:
+                self._stream.fill(view[done:stop])
+            done = stop
+        return count
+
+    def next_hole(self, offset: int) -> tuple[int, int] | None:
+        """Start and end of the first hole of at least 64 KiB that ends after `offset`."""
+        self._advance(offset)
+        for i in range(self._i, len(self._extents) + 1):
+            start = self._extents[i - 1][1] if i else 0
+            end = self._extents[i][0] if i < len(self._extents) else self._size
+            if end - start >= HOLE_MIN and end > offset:
+                return max(start, offset), end
+        return None
+
+
+class _HeaderErrors:
+    """Whatever `tarfile` raises over bytes that make no sense is damage."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (tarfile.TarError, ValueError, ArithmeticError, LookupError)):
+            raise self._stream.damaged(str(error) or type(error).__name__) from None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _xattrs(name: bytes, headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    encoded = {key[len(_LIBARCHIVE) :]: text for key, text in headers.items() if key.startswith(_LIBARCHIVE)}
+    if encoded:  # bsdtar writes both, and the other names with escapes of its own
+        return {unquote_to_bytes(_bytes(key)): _from_base64(name, text) for key, text in encoded.items()}
+    # GNU tar's escapes: '=' ends a keyword
+    return {
+        _bytes(key[len(_SCHILY) :]).replace(b"%3D", b"=").replace(b"%25", b"%"): _bytes(text)
+        for key, text in headers.items()
+        if key.startswith(_SCHILY)
+    }
+
+
+def _from_base64(name: bytes, text: str) -> bytes:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (Base64Error, ValueError):
+        raise ArchiveError(f"the member '{display(name)}' has a damaged extended attribute") from None
