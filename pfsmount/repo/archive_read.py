@@ -159,8 +159,8 @@ class _Stream:
     def damaged(self, what: str) -> ArchiveError:
         return ArchiveError(f"{self.name} is damaged at byte {self.at:,} of the archive: {what}")
 
-    def _cut_short(self) -> ArchiveError:
-        if self.at < tarfile.BLOCKSIZE:
+    def _cut_short(self, *, known: bool = False) -> ArchiveError:
+        if self.at < tarfile.BLOCKSIZE and not known:
             return ArchiveError(f"{self.name} is not a tar archive")
         return ArchiveError(
             f"{self.name} is cut short: it ends at byte {self.at:,} of the archive, without an end marker",
@@ -170,8 +170,8 @@ class _Stream:
     def _some(self, count: int) -> bytes:
         try:
             return self._file.read(count)
-        except EOFError:
-            raise self._cut_short() from None
+        except EOFError:  # it is compressed, and ends in the middle
+            raise self._cut_short(known=True) from None
         except OSError as error:
             if error.errno is not None:
                 raise
