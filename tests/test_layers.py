@@ -40,6 +40,8 @@ SHARED_BY_EQUALS = {("runner.cli", "pfsmount.cli.output")}
 DOORS = {
     # a pure function, like hashlib's; the kinds of hashes that the format knows are in pfsmount.objects.hashing
     "blake3": ("pfsmount.objects.hashing",),
+    # the standard library's own, from Python 3.14 on: until then `put --tar` says what to do with zstd
+    "compression": ("pfsmount.repo.archive_read",),
     "boto3": ("pfsmount.objects",),
     "botocore": ("pfsmount.objects",),
     "lmdb": ("pfsmount.objects",),

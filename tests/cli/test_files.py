@@ -203,7 +203,7 @@ BAD = [
     (["put", "/no/such/file", "images@master"], 1, "nothing was committed"),
     (["put", "/etc/passwd", "images@master~0"], 1, "no commits yet"),
     (["put", "/etc/passwd", "images@master:/.pfs"], 1, "belongs to pfs"),
-    (["put", "/etc/passwd"], 2, "Missing argument"),
+    (["put", "/etc/passwd"], 2, "put needs what to put, and where"),
     (["put", "images@master:/a", "out"], 2, "last"),
     (["repo", "create", "a/b"], 2, "cannot be the name"),
     (["repo", "create", "images"], 1, "already"),
