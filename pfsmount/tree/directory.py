@@ -9,7 +9,7 @@ from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import Entry, Kind
-from pfsmount.tree.node import Child, Node, content_of_node, encode_node, load_node
+from pfsmount.tree.node import Child, Node, NodeDraft, load_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class DirectorySummary:
         return cls(root.id, root.content_id, root.entries, root.files, root.bytes_below)
 
 
-_EMPTY_NODE = encode_node(0, ())
-EMPTY_DIRECTORY = DirectorySummary(hash_bytes(_EMPTY_NODE, HashKind.NODE), content_of_node(0, ()), 0, 0, 0)
+_EMPTY_NODE = NodeDraft(0).encode()
+EMPTY_DIRECTORY = DirectorySummary(hash_bytes(_EMPTY_NODE, HashKind.NODE), NodeDraft(0).content(), 0, 0, 0)
 _EMPTY = Node(_EMPTY_NODE)
 
 

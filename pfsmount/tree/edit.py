@@ -7,7 +7,7 @@ nodes on the paths of the changes, and the result is the one that a build from s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from pfsmount.errors import NotADirectory
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
@@ -20,6 +20,7 @@ from pfsmount.tree.node import (
     Item,
     LeafItem,
     Node,
+    NodeDraft,
     ends_leaf,
     ends_node,
     entry_item,
@@ -134,15 +135,22 @@ def edit_directory(batch: Batch, directory: ObjectId, changes: Mapping[EntryName
     Removing what is not there does nothing. Cost: the changes times the depth.
     """
     root = load_directory(batch, directory)
+    if not changes:
+        same = NodeDraft(root.level)
+        same.extend(root, 0, len(root))
+        return DirectorySummary.of(same.write(batch))
     level_changes: _Changes = {
         name: None if entry is None else entry_item(name, entry) for name, entry in changes.items()
     }
-    for level in range(root.level):
+    for level in range(root.level + 1):
         level_changes = _edit_level(batch, _LevelCursor(batch, root, level), level, level_changes)
-    builder = DirectoryBuilder(batch, root.level)
-    for item, _ in _merge(root, sorted(level_changes.items())):
-        builder.add(item)
-    return DirectorySummary.of(_lowest_single(batch, builder.finish()))
+    nodes = [node for _, node in sorted(level_changes.items()) if node is not None]
+    if len(nodes) == 1 and isinstance(nodes[0], Child):
+        return DirectorySummary.of(_lowest_single(batch, nodes[0]))
+    builder = DirectoryBuilder(batch, root.level + 1)
+    for node in nodes:
+        builder.add(node)
+    return DirectorySummary.of(builder.finish())
 
 
 def _lowest_single(batch: Batch, root: Child) -> Child:
@@ -155,31 +163,26 @@ def _lowest_single(batch: Batch, root: Child) -> Child:
 
 
 def _edit_level(batch: Batch, cursor: _LevelCursor, level: int, changes: _Changes) -> _Changes:
+    """Carry out changes of one level; returns those of the level above: the nodes that are gone (None) and new, by their last names."""
     todo = sorted(changes.items())
     at = 0
     above: _Changes = {}
     while at < len(todo):
         cursor.seek(todo[at][0])
-        open_items: list[Item] = []
+        draft = NodeDraft(level)
         while True:
             node = cursor.node
-            above[node.names[-1]] = None
+            if node.names:
+                above[node.names[-1]] = None
             stop = len(todo)
             if not cursor.is_last:
                 stop = _first_above(todo, at, node.names[-1])
-            for item, is_old in _merge(node, todo[at:stop]):
-                open_items.append(item)
-                # an old item inside its node did not end it before, and does not now unless the node is full
-                if (not is_old or len(open_items) >= NODE_ENTRIES_MAX or item.name == node.names[-1]) and ends_node(
-                    item.name, level, len(open_items)
-                ):
-                    above[item.name] = write_node(batch, level, open_items)
-                    open_items = []
+            draft = _edit_node(batch, draft, node, todo[at:stop], above)
             at = stop
-            if not open_items:
+            if not len(draft):
                 break
             if not cursor.next():
-                above[open_items[-1].name] = write_node(batch, level, open_items)
+                above[draft.names[-1]] = draft.write(batch)
                 break
     return above
 
@@ -190,21 +193,38 @@ def _first_above(todo: list[tuple[bytes, Item | None]], at: int, name: bytes) ->
     return at
 
 
-def _merge(node: Node, changes: list[tuple[bytes, Item | None]]) -> Iterator[tuple[Item, bool]]:
-    """The node's items with changes applied, in order; True marks items that were there before."""
+def _edit_node(
+    batch: Batch, draft: NodeDraft, node: Node, changes: list[tuple[bytes, Item | None]], above: _Changes
+) -> NodeDraft:
+    """Add what a node has, changed, to a draft. Nodes that end on the way are written and put into `above`; returns the one that is open."""
     i, count = 0, len(node.names)
     for name, change in changes:
         stop = node.position(name)
-        while i < stop:
-            yield node.item(i), True
-            i += 1
-        if i < count and node.names[i] == name:
-            i += 1
+        draft = _take_over(batch, draft, node, i, stop, above)
+        i = stop + 1 if stop < count and node.names[stop] == name else stop
         if change is not None:
-            yield change, False
-    while i < count:
-        yield node.item(i), True
+            draft = _add(batch, draft, change, above)
+    return _take_over(batch, draft, node, i, count, above)
+
+
+def _take_over(batch: Batch, draft: NodeDraft, node: Node, i: int, j: int, above: _Changes) -> NodeDraft:
+    """Add items of a node. Only its last one can end a node by its name: the others did not where they were."""
+    inner = min(j, len(node.names) - 1)
+    if len(draft) + inner - i < NODE_ENTRIES_MAX:
+        draft.extend(node, i, inner)
+        i = max(i, inner)
+    while i < j:
+        draft = _add(batch, draft, node.item(i), above)
         i += 1
+    return draft
+
+
+def _add(batch: Batch, draft: NodeDraft, item: Item, above: _Changes) -> NodeDraft:
+    draft.add(item)
+    if not ends_node(item[0], draft.level, len(draft)):
+        return draft
+    above[item[0]] = draft.write(batch)
+    return NodeDraft(draft.level)
 
 
 def replace_contents(entry: Entry, summary: DirectorySummary) -> Entry:

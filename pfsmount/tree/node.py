@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -31,9 +31,9 @@ _RANK_MAX = 10
 NODE_ENTRIES_MAX = 1024
 _SIZE_AT = 24
 _SIZE = struct.Struct("<Q")
-_size_of = _SIZE.unpack_from
-_FILE = int(Kind.FILE)
-_PLAIN, _EXECUTABLE = bytes((_FILE, 0)), bytes((_FILE, 1))
+_FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
+_EXECUTABLE = bytes((_FILE, 1))
+_NOT_EXECUTABLE = [bytes((kind, 0)) for kind in range(256)]
 _LENGTHS = [bytes((length,)) for length in range(256)]
 
 
@@ -43,18 +43,6 @@ class LeafItem(NamedTuple):
     name: bytes
     fixed: bytes
     extra: bytes
-
-    @property
-    def files(self) -> int:
-        """How much it adds to the number of files below."""
-        if self.fixed[0] == Kind.DIRECTORY:
-            return int(_SIZE.unpack_from(self.extra, 32)[0])
-        return 1
-
-    @property
-    def bytes_below(self) -> int:
-        """How much it adds to the bytes below."""
-        return 0 if self.fixed[0] == Kind.SYMLINK else int(_SIZE.unpack_from(self.fixed, _SIZE_AT)[0])
 
 
 class Child(NamedTuple):
@@ -124,6 +112,12 @@ class Node:
         """The i-th entry or child."""
         return self.child(i) if self.level else self.leaf_item(i)
 
+    def stretch(self, i: int, j: int) -> tuple[bytes, bytes, Sequence[int]]:
+        """Fixed parts, tails, and where in the node's tails each ends, of the items from the i-th up to, not with, the j-th; i < j."""
+        width = _INNER.size if self.level else FIXED.size
+        tails = self._tails[self._ends[i - 1] if i else 0 : self._ends[j - 1]]
+        return self._fixed[i * width : j * width], tails, self._ends[i:j]
+
     def position(self, name: bytes) -> int:
         """Index of the first name >= `name`; len(self) when there is none."""
         return bisect_left(self.names, name)
@@ -149,53 +143,125 @@ def ends_leaf(name: bytes) -> bool:
     return not short_hash_byte(name) & 63
 
 
-def encode_node(level: int, items: Sequence[Item]) -> bytes:
-    """The bytes of a node; items, all of its level's kind, are sorted by name."""
-    if level:
-        fixed = [_INNER.pack(*item[1:]) for item in items]
-        tails = [item[0] for item in items]
-    else:
-        fixed = [item[1] for item in items]
-        tails = [_LENGTHS[len(name)] + name + extra for name, _, extra in items]  # type: ignore[misc]
-    ends = struct.pack(f"<{len(items)}I", *accumulate(map(len, tails)))
-    return b"".join((_HEADER.pack(_MAGIC, _VERSION, level, len(items)), *fixed, ends, *tails))
+class NodeDraft:
+    """A node in the making: new items, and stretches of existing nodes of its level that are taken over as bytes.
 
+    An edit changes a few of up to a thousand entries; the others never become objects of Python.
+    """
 
-def content_of_node(level: int, items: Sequence[Item]) -> ObjectId:
-    """The content id of a node: names, kinds, exec bits and contents only."""
-    parts = [bytes((level,))]
-    for item in items:
-        if isinstance(item, LeafItem):
-            name, fixed, extra = item
-            kind = fixed[0]
-            if kind == _FILE:
-                parts += _LENGTHS[len(name)], name, _EXECUTABLE if fixed[2] & 0o100 else _PLAIN, fixed[32:]
-            else:
-                content = extra[:32] if kind == Kind.DIRECTORY else fixed[32:]
-                parts += _LENGTHS[len(name)], name, bytes((kind, 0)), content
+    __slots__ = ("_end", "_ends", "_fixed", "_tails", "level", "names")
+
+    def __init__(self, level: int, items: Sequence[Item] = ()) -> None:
+        """`items` are of this level and in order."""
+        self.level = level
+        self.names = [item[0] for item in items]
+        if level:
+            self._fixed = [_INNER.pack(*item[1:]) for item in items]
+            self._tails = self.names.copy()
         else:
-            parts.append(item.content_id)
-    return hash_bytes(b"".join(parts), HashKind.TREE_CONTENT)
+            self._fixed = [item[1] for item in items]
+            self._tails = [_LENGTHS[len(name)] + name + extra for name, _, extra in items]  # type: ignore[misc]
+        self._ends = list(accumulate(map(len, self._tails)))
+        self._end = self._ends[-1] if items else 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, item: Item) -> None:
+        """Add the next item."""
+        self.names.append(item[0])
+        if isinstance(item, LeafItem):
+            self._fixed.append(item.fixed)
+            tail = _LENGTHS[len(item.name)] + item.name + item.extra
+        else:
+            self._fixed.append(_INNER.pack(*item[1:]))
+            tail = item.name
+        self._tails.append(tail)
+        self._end += len(tail)
+        self._ends.append(self._end)
+
+    def extend(self, node: Node, i: int, j: int) -> None:
+        """Add the items of a node from the i-th up to, not with, the j-th."""
+        if i < j:
+            fixed, tails, ends = node.stretch(i, j)
+            self.names += node.names[i:j]
+            self._fixed.append(fixed)
+            self._tails.append(tails)
+            shift = self._end + len(tails) - ends[-1]
+            self._ends += [end + shift for end in ends]
+            self._end += len(tails)
+
+    def encode(self) -> bytes:
+        """The bytes of the node."""
+        return self._encode(b"".join(self._fixed), b"".join(self._tails))
+
+    def _encode(self, fixed: bytes, tails: bytes) -> bytes:
+        count = len(self._ends)
+        header = _HEADER.pack(_MAGIC, _VERSION, self.level, count)
+        return b"".join((header, fixed, struct.pack(f"<{count}I", *self._ends), tails))
+
+    def write(self, batch: Batch) -> Child:
+        """Add the node to the batch."""
+        fixed, tails = b"".join(self._fixed), b"".join(self._tails)
+        id = batch.add_object(RecordKind.NODE, self._encode(fixed, tails))
+        name = self.names[-1] if self.names else b""
+        return Child(name, id, self._content(fixed, tails), *self._sums(fixed, tails))
+
+    def content(self) -> ObjectId:
+        """The content id of the node: names, kinds, exec bits and contents only."""
+        return self._content(b"".join(self._fixed), b"".join(self._tails))
+
+    def _content(self, fixed: bytes, tails: bytes) -> ObjectId:
+        width, names = self._width, self.names
+        rows = range(0, len(fixed), width)
+        if self.level:
+            parts = [fixed[at + 32 : at + 64] for at in rows]
+        else:
+            kinds, modes = fixed[::width], fixed[2::width]
+            parts = [
+                _LENGTHS[len(name)]
+                + name
+                + (_EXECUTABLE if kind == _FILE and mode & 0o100 else _NOT_EXECUTABLE[kind])
+                + fixed[at + 32 : at + width]
+                for name, kind, mode, at in zip(names, kinds, modes, rows, strict=True)
+            ]
+            for i in _all(kinds, _DIRECTORY):
+                extra = tails[(self._ends[i - 1] if i else 0) + 1 + len(names[i]) :][:32]
+                parts[i] = _LENGTHS[len(names[i])] + names[i] + _NOT_EXECUTABLE[_DIRECTORY] + extra
+        return hash_bytes(_LENGTHS[self.level] + b"".join(parts), HashKind.TREE_CONTENT)
+
+    def _sums(self, fixed: bytes, tails: bytes) -> tuple[int, int, int]:
+        """Entries, files and bytes below."""
+        count = len(self.names)
+        if self.level:
+            rows = list(_INNER.iter_unpack(fixed))
+            return sum(row[2] for row in rows), sum(row[3] for row in rows), sum(row[4] for row in rows)
+        kinds = fixed[:: self._width]
+        sizes = struct.unpack(f"<{8 * count}Q", fixed)[_SIZE_AT // 8 :: 8]
+        files, size = count, sum(sizes)
+        for i in _all(kinds, _SYMLINK):
+            size -= sizes[i]  # the length of the target is no content
+        for i in _all(kinds, _DIRECTORY):
+            start = (self._ends[i - 1] if i else 0) + 1 + len(self.names[i])
+            files += _SIZE.unpack_from(tails, start + 32)[0] - 1
+        return count, files, size
+
+    @property
+    def _width(self) -> int:
+        return _INNER.size if self.level else FIXED.size
+
+
+def _all(kinds: bytes, kind: int) -> Iterator[int]:
+    """Where a kind stands."""
+    i = kinds.find(kind)
+    while i >= 0:
+        yield i
+        i = kinds.find(kind, i + 1)
 
 
 def write_node(batch: Batch, level: int, items: Sequence[Item]) -> Child:
-    """Add a node to the batch."""
-    raw = encode_node(level, items)
-    id = batch.add_object(RecordKind.NODE, raw)
-    entries = files = size = 0
-    for item in items:
-        if not isinstance(item, LeafItem):
-            entries += item.entries
-            files += item.files
-            size += item.bytes_below
-        elif item[1][0] == _FILE:
-            files += 1
-            size += _size_of(item[1], _SIZE_AT)[0]
-        else:
-            files += item.files
-            size += item.bytes_below
-    name = items[-1].name if items else b""
-    return Child(name, id, content_of_node(level, items), entries if level else len(items), files, size)
+    """Add a node of these items to the batch."""
+    return NodeDraft(level, items).write(batch)
 
 
 def load_node(objects: Reader, id: ObjectId) -> Node:

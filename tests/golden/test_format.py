@@ -46,11 +46,11 @@ def _trees() -> dict[str, bytes]:
     inner = [Child(b"m\xff", ID, OTHER, 3, 4, 5), Child(b"z", OTHER, ID, 6, 7, 2**60)]
     made = {f"entry: {name}": b"".join(encode_leaf(b"n\xff", entry)) for name, entry in entries.items()}
     made |= {
-        "node: empty": node.encode_node(0, []),
-        "node: leaf": node.encode_node(0, leaf),
-        "node: leaf content id": node.content_of_node(0, leaf),
-        "node: inner": node.encode_node(2, inner),
-        "node: inner content id": node.content_of_node(2, inner),
+        "node: empty": node.NodeDraft(0).encode(),
+        "node: leaf": node.NodeDraft(0, leaf).encode(),
+        "node: leaf content id": node.NodeDraft(0, leaf).content(),
+        "node: inner": node.NodeDraft(2, inner).encode(),
+        "node: inner content id": node.NodeDraft(2, inner).content(),
         "node: ranks of n0 to n9999": bytes(node.rank(b"n%d" % i) for i in range(10_000)),
     }
     rows = [(ID, 4 << 20), (ObjectId(bytes(32)), 70_000), (OTHER, 17)]

@@ -18,7 +18,7 @@ from pfsmount.tree.diff import diff
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, entries, find, lookup, walk
 from pfsmount.tree.edit import build_directory, edit_directory, edit_paths
 from pfsmount.tree.entry import Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
-from pfsmount.tree.node import Node, encode_node, entry_item, rank
+from pfsmount.tree.node import Node, NodeDraft, entry_item, rank
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
@@ -177,14 +177,14 @@ ENTRIES = st.one_of(
 def test_entry_round_trip(name: bytes, entry: Entry) -> None:
     """Modes, owners, times to the nanosecond (negative and beyond 2262 too), targets and xattrs survive."""
     assert decode_leaf(*encode_leaf(name, entry)) == (name, entry)
-    assert Node(encode_node(0, [entry_item(name, entry)])).entry(0) == entry
+    assert Node(NodeDraft(0, [entry_item(name, entry)]).encode()).entry(0) == entry
 
 
 @pytest.mark.parametrize("name", [b"..", b".", b"../x", b"/etc/passwd", b"a\0b"])
 def test_names_that_lead_out_are_damage(name: bytes) -> None:
     """A node with a name that no directory can have is refused: nothing that reads it can be led elsewhere."""
     with pytest.raises(Corrupt):
-        Node(encode_node(0, [entry_item(name, a_file(1))]))
+        Node(NodeDraft(0, [entry_item(name, a_file(1))]).encode())
 
 
 def test_deep_trees_are_walked_and_compared(objects: ObjectStore) -> None:
@@ -207,7 +207,7 @@ def test_deep_trees_are_walked_and_compared(objects: ObjectStore) -> None:
 @given(st.binary(max_size=400), st.data())
 def test_damaged_nodes_are_refused(noise: bytes, data: st.DataObject) -> None:
     """Any bytes either decode to a node in order or are refused as damaged; nothing else happens."""
-    raw = bytearray(encode_node(0, [entry_item(b"n%d" % i, a_file(i)) for i in range(5)]))
+    raw = bytearray(NodeDraft(0, [entry_item(b"n%d" % i, a_file(i)) for i in range(5)]).encode())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at : at + len(noise)] = noise
     for candidate in (bytes(raw), noise, bytes(raw[:at])):
