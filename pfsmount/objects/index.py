@@ -156,6 +156,13 @@ class Index:
             os.close(self._openers)
             self._openers = -1
 
+    def used_bytes(self) -> int:
+        """Bytes of the pages in use; the file also has free ones, which later changes use again."""
+        with _lmdb_errors("reading the index"), self._env.begin() as txn:
+            stats = [self._env.stat(), *(txn.stat(db) for db in self._tables.values())]
+        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return int(pages * stats[0]["psize"])
+
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A consistent view of all tables."""

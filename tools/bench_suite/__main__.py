@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
-from tools.bench_suite import job_rows, mount_rows, store_rows
+from tools.bench_suite import (
+    commit_rows,
+    history_rows,
+    job_rows,
+    memory_rows,
+    mount_rows,
+    scale_rows,
+    size_rows,
+    store_rows,
+)
 from tools.bench_suite.bench import PROJECT, Bench
 from tools.bench_suite.machine import describe_machine, machine_facts
 from tools.bench_suite.measure import Result, run_row
@@ -18,7 +28,7 @@ from tools.bench_suite.report import as_json, table
 from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
 
 # Importing them registers their rows; this is the order in which they are run.
-MODULES = (store_rows, mount_rows, job_rows)
+MODULES = (store_rows, commit_rows, scale_rows, history_rows, size_rows, memory_rows, mount_rows, job_rows)
 
 
 def main() -> int:
@@ -30,15 +40,18 @@ def main() -> int:
     sizes = SMALL if options.small else Sizes()
     if options.list:
         for row in rows.values():
-            print(f"{row.name:<24} {row.title.format_map(sizes.words())}")
+            print(f"{row.name:<24} {row.title.format_map(sizes.words())}{' (heavy)' if row.heavy else ''}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     started = time.time()
     base = (options.dir or _own_directory()).absolute()
+    _delete_leftovers(base)
+    wanted = options.only or [name for name, row in rows.items() if options.heavy or not row.heavy]
     with Bench(base / f"work-{os.getpid()}", sizes) as bench:
         facts = machine_facts(bench.directory)
         print(describe_machine(facts) + "\n", flush=True)
-        results = [_run(rows[name], bench, options.repeat) for name in options.only or rows]
+        results = [_run(rows[name], bench, options.repeat) for name in wanted]
         _progress("")
     print(table(results, sizes))
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(started))
@@ -55,6 +68,14 @@ def _run(row: Row, bench: Bench, repeat: int) -> Result:
     if not sys.stdout.isatty() and not result.sides:
         print(f"{row.name}: {result.status}: {result.reason}", file=sys.stderr, flush=True)
     return result
+
+
+def _delete_leftovers(base: Path) -> None:
+    """Delete what a run left that was killed outright."""
+    for path in base.glob("work-*"):
+        number = path.name.removeprefix("work-")
+        if number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _progress(text: str) -> None:
@@ -80,6 +101,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
         "Shown are medians, in brackets the least and the greatest value, and the ratio of the medians.",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="only these rows")
+    parser.add_argument("--heavy", action="store_true", help="also rows that take minutes each, or tens of GB")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--small", action="store_true", help="tiny sizes: seconds; the numbers mean nothing")
     parser.add_argument("--repeat", type=_positive, default=3, metavar="N", help="repeats of each side (3)")

@@ -12,6 +12,7 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from pfsmount.repo.store import Store
 from tools.bench_suite.row import Broken, Sizes, Unavailable
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -49,8 +51,14 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # tens of GB take a moment to delete, in which an impatient Ctrl-C must not leave them there
+        old = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            self._stack.close()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            for number, action in old:
+                signal.signal(number, action)
 
     @contextmanager
     def row(self) -> Iterator[list[str]]:
@@ -83,33 +91,43 @@ class Bench:
         if free < size + (256 << 20):
             raise Unavailable(f"it needs {(size >> 20) + 256:,} MiB on the disk, {free >> 20:,} are free")
 
-    def tree(self, count: int) -> Path:
-        """A directory of `count` small files with random content, 200 in a directory; made once."""
-        return self._once(f"tree-{count}", lambda path: self._make_tree(path, count))
+    def tree(self, count: int, size: int | None = None) -> Path:
+        """A directory of `count` small files (of `size` bytes) with random content, 200 in a directory; made once."""
+        each = self.sizes.small_size if size is None else size
+        return self.once(f"tree-{count}-{each}", lambda path: self._make_tree(path, count, each))
 
-    def big_file(self) -> Path:
+    def big_file(self, size: int | None = None) -> Path:
         """A large file with random content; made once."""
-        return self._once("big-file", self._make_big_file)
+        length = self.sizes.big_size if size is None else size
+        return self.once(f"big-file-{length}", lambda path: self._make_big_file(path, length))
 
-    def _once(self, name: str, make: Callable[[Path], None]) -> Path:
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """What rows of one run share: made at first use, at the path that comes back."""
         if name not in self._made:
             path = self.fresh(name)
             make(path)
             self._made[name] = path
         return self._made[name]
 
-    def _make_tree(self, path: Path, count: int) -> None:
-        self.need_space(2 * count * self.sizes.small_size)
+    def remove(self, path: Path) -> None:
+        """Delete something large of few files now (see the top for why not what has many)."""
+        if path != self.directory:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _make_tree(self, path: Path, count: int, size: int) -> None:
+        self.need_space(2 * count * max(size, 4096))
         data = random.Random(count)
         for start in range(0, count, FILES_A_DIRECTORY):
             directory = path / f"d{start // FILES_A_DIRECTORY:04}"
             directory.mkdir(parents=True)
             for i in range(start, min(start + FILES_A_DIRECTORY, count)):
-                (directory / f"file-{i:06}.bin").write_bytes(data.randbytes(self.sizes.small_size))
+                (directory / f"file-{i:06}.bin").write_bytes(data.randbytes(size))
 
-    def _make_big_file(self, path: Path) -> None:
-        self.need_space(3 * self.sizes.big_size)
-        left = self.sizes.big_size
+    def _make_big_file(self, path: Path, left: int) -> None:
+        self.need_space(3 * left)
         with open(path, "wb") as file:
             while left:
                 left -= file.write(os.urandom(min(left, 16 << 20)))
@@ -117,20 +135,24 @@ class Bench:
     def store(self, repos: Sequence[str] = ("images",)) -> Path:
         """A new store with empty repos."""
         path = self.fresh("store")
-        self.pfs(path, "init")
-        for repo in repos:
-            self.pfs(path, "repo", "create", repo)
+        self.make_store(path, repos)
         return path
+
+    def make_store(self, path: Path, repos: Sequence[str] = ("images",)) -> None:
+        """A new store with empty repos at a path; in this process, which saves two commands."""
+        Store.create(path)
+        with Store.open(path, author="bench@here") as store:
+            for repo in repos:
+                store.create_repo(repo)
 
     def store_with(self, source: Path) -> Path:
         """A store whose `images@master` is a directory of the disk; made once, not to be changed."""
 
         def make(path: Path) -> None:
-            self.pfs(path, "init")
-            self.pfs(path, "repo", "create", "images")
+            self.make_store(path)
             self.pfs(path, "put", source, "images@master:/")
 
-        return self._once(f"store-with-{source.name}", make)
+        return self.once(f"store-with-{source.name}", make)
 
     # Commands
 
@@ -143,13 +165,7 @@ class Bench:
         return self._python("runner.cli", store, arguments)
 
     def _python(self, module: str, store: Path, arguments: Sequence[str | os.PathLike[str]]) -> str:
-        environment = {
-            **os.environ,
-            "PFS_STORE": str(store),
-            "PFS_AUTHOR": "bench@here",
-            "PYTHONPATH": str(PROJECT),
-        }
-        return self.run([sys.executable, "-P", "-m", module, *arguments], environment)
+        return self.run(python_command(module, *arguments), environment_of(store))
 
     def run(self, command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None) -> str:
         """Run a command and return what it printed. Raises Broken."""
@@ -242,6 +258,16 @@ class Bench:
             )
 
 
+def python_command(module: str, *arguments: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
+    """How a module of this project is run."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment_of(store: Path) -> dict[str, str]:
+    """The environment in which commands use a store."""
+    return {**os.environ, "PFS_STORE": str(store), "PFS_AUTHOR": "bench@here", "PYTHONPATH": str(PROJECT)}
+
+
 class Mount:
     """One mount point on which a store is mounted again and again."""
 
@@ -297,10 +323,14 @@ def _spread_directories(path: Path) -> None:
         os.close(fd)
 
 
-def median_time(action: Callable[[int], object], times: int) -> float:
-    """The median time of an action that is done many times, in seconds; it is told how often it was done."""
+def median_time(action: Callable[[int], object], times: int, before: Callable[[int], object] = lambda i: None) -> float:
+    """The median time of an action that is done many times, in seconds; it is told how often it was done.
+
+    `before` is done before each, outside the time.
+    """
     taken = []
     for i in range(times):
+        before(i)
         started = time.perf_counter()
         action(i)
         taken.append(time.perf_counter() - started)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pfsmount.errors import PfsError
 from tools.bench_suite.bench import Bench
 from tools.bench_suite.row import Broken, Contest, Goal, Row, Side, Sizes, Unavailable
 
@@ -53,13 +55,14 @@ class Result:
 
     def goal_value(self, goal: Goal, sizes: Sizes) -> float:
         """What a goal is compared with."""
-        return goal.value(self.sides[0].median, [other.median for other in self.sides[1:]], sizes)
+        return goal.value(self.sides[0].median, [other.median for other in self.sides[1:]], sizes, self.work)
 
     def as_json(self, sizes: Sizes) -> dict[str, Any]:
         found: dict[str, Any] = {
             "name": self.row.name,
             "title": self.title,
             "unit": self.row.unit,
+            "heavy": self.row.heavy,
             "status": self.status,
             "reason": self.reason or None,
             "notes": self.notes,
@@ -95,10 +98,10 @@ def run_row(row: Row, bench: Bench, repeat: int, progress: Callable[[str], None]
             progress("preparing")
             contest = row.set_up(bench)
             result.work = contest.work
-            result.sides = _alternate(contest, repeat, progress)
+            result.sides = _alternate(contest, 1 if row.once else repeat, progress)
     except Unavailable as error:
         result.status, result.reason = "not available", str(error)
-    except (Broken, OSError) as error:
+    except (Broken, PfsError, OSError, subprocess.TimeoutExpired) as error:
         result.status, result.reason = "failed", str(error)
     if result.status != "measured":
         result.sides = []

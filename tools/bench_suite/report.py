@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tools.bench_suite.measure import Measured, Result
-from tools.bench_suite.row import SMALL, Goal, Sizes, format_value
+from tools.bench_suite.row import SMALL, Goal, Sizes, format_rate, format_value
 
 
 def table(results: Sequence[Result], sizes: Sizes) -> str:
@@ -31,10 +31,14 @@ def _lines(result: Result, sizes: Sizes) -> Iterator[tuple[str, str, str, str, s
         unit = result.row.unit
         spread = f"({format_value(min(side.values), unit)} – {format_value(max(side.values), unit)})"
         ratio = "" if i == 0 else f"{result.sides[0].median / side.median:.2f}×"
-        mine = [goal for goal in result.row.goals if (0 if goal.kind == "value" else goal.against + 1) == i]
+        mine = [goal for goal in result.row.goals if _line_of(goal) == i]
         goals = ", ".join(_goal(result, goal, sizes) for goal in mine)
         median = format_value(side.median, unit)
         yield side.name, median, spread if len(side.values) > 1 else "", _rate(side, result), ratio, goals
+
+
+def _line_of(goal: Goal) -> int:
+    return 0 if goal.kind in ("value", "rate") else goal.against + 1
 
 
 def _goal(result: Result, goal: Goal, sizes: Sizes) -> str:
@@ -52,9 +56,7 @@ def _rate(side: Measured, result: Result) -> str:
     if result.work is None or result.row.unit != "seconds":
         return ""
     amount, of = result.work
-    if of == "bytes":
-        return f"{amount / side.median / 1e6:,.0f} MB/s"
-    return f"{amount / side.median:,.0f} {of}/s"
+    return format_rate(amount / side.median, of)
 
 
 def as_json(results: Sequence[Result], sizes: Sizes, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -34,23 +34,61 @@ class Broken(Exception):
 class Sizes:
     """How large the work is. Sizes in bytes."""
 
+    put_files: int = 100_000
+    put_size: int = 2 << 30
     small_files: int = 20_000
+    """Of the rows of the mount, and of those that measure the size of a store."""
     small_size: int = 4096
     read_files: int = 10_000
     big_size: int = 1 << 30
     few_files: int = 1_000
+    few_directories: int = 2
+    many_files: int = 1_000_000
+    many_directories: int = 1_000
+    """Over which `many_files` are spread."""
+    other_objects: int = 20_000_000
     commits: int = 30
-    """One-file commits in one repeat; their median is its value."""
+    """One-file commits (or other things that take milliseconds) in one repeat; their median is its value."""
+    changes: int = 10
+    stream_size: int = 20 << 30
+    grown_size: int = 512 << 20
+    grow_size: int = 1 << 20
+    photo_copies: int = 20
+    history: int = 10_000
+    window: int = 1_000
+    """Commits at the start and at the end of the history that are compared."""
+    git_commits: int = 200
     datums: int = 1_000
 
     def words(self) -> dict[str, str]:
         """For the titles of rows."""
-        big = f"{self.big_size >> 30} GiB" if self.big_size >= 1 << 30 else f"{self.big_size >> 20} MiB"
-        counts = {name: f"{getattr(self, name):,}" for name in ("small_files", "read_files", "few_files", "datums")}
-        return {**counts, "big_size": big}
+        values = ((name, getattr(self, name)) for name in self.__slots__)
+        return {
+            name: format_value(value, "bytes") if name.endswith("_size") else f"{value:,}" for name, value in values
+        }
 
 
-SMALL = Sizes(small_files=60, read_files=30, big_size=5 << 20, few_files=20, commits=3, datums=3)
+SMALL = Sizes(
+    put_files=60,
+    put_size=5 << 20,
+    small_files=60,
+    read_files=30,
+    big_size=5 << 20,
+    few_files=20,
+    few_directories=2,
+    many_files=400,
+    many_directories=20,
+    other_objects=1_000,
+    commits=3,
+    stream_size=5 << 20,
+    grown_size=5 << 20,
+    grow_size=64 << 10,
+    photo_copies=1,
+    history=12,
+    window=3,
+    git_commits=2,
+    datums=3,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +116,11 @@ class Contest:
 class Goal:
     """What the row should reach. `against` counts the yardsticks from 0."""
 
-    kind: Literal["times", "speed", "value", "extra"]
+    kind: Literal["times", "speed", "value", "extra", "rate"]
     limit: float
     against: int = 0
     of: str = ""
-    """For `extra`: the field of `Sizes` that says by how many the difference is shared."""
+    """For `extra`: the field of `Sizes` that says by how many the difference is shared. For `rate`: of what."""
     note: str = ""
     """Where the goal is for another size than this row's."""
 
@@ -94,13 +132,17 @@ class Goal:
             "speed": f"≥ {self.limit:g}× speed",
             "value": f"≤ {amount}",
             "extra": f"≤ {amount} more each",
+            "rate": f"≥ {format_rate(self.limit, self.of)}",
         }
         return texts[self.kind] + (f" ({self.note})" if self.note else "")
 
-    def value(self, ours: float, theirs: Sequence[float], sizes: Sizes) -> float:
+    def value(self, ours: float, theirs: Sequence[float], sizes: Sizes, work: tuple[int, str] | None) -> float:
         """What is compared with the limit."""
         if self.kind == "value":
             return ours
+        if self.kind == "rate":
+            assert work is not None
+            return work[0] / ours
         other = theirs[self.against]
         if self.kind == "times":
             return ours / other
@@ -110,7 +152,7 @@ class Goal:
 
     def met(self, value: float) -> bool:
         """Whether a value is good enough."""
-        return value >= self.limit if self.kind == "speed" else value <= self.limit
+        return value >= self.limit if self.kind in ("speed", "rate") else value <= self.limit
 
 
 def at_most_times(limit: float, *, against: int = 0, note: str = "") -> Goal:
@@ -133,6 +175,11 @@ def at_most_more(limit: float, each: str, *, against: int = 0, note: str = "") -
     return Goal("extra", limit, against, of=each, note=note)
 
 
+def at_least_rate(limit: float, of: str, *, note: str = "") -> Goal:
+    """Ours does at least so many of the contest's work a second."""
+    return Goal("rate", limit, of=of, note=note)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A registered row."""
@@ -142,6 +189,10 @@ class Row:
     set_up: Callable[[Bench], Contest]
     goals: Sequence[Goal] = ()
     unit: Unit = "seconds"
+    heavy: bool = False
+    """Minutes, or tens of GB: run when asked for only."""
+    once: bool = False
+    """One repeat says it all: what is counted is the same each time, or one run has a great many in it."""
 
 
 @dataclass(slots=True)
@@ -153,14 +204,14 @@ _REGISTRY = _Registry()
 
 
 def row(
-    name: str, title: str, *goals: Goal, unit: Unit = "seconds"
+    name: str, title: str, *goals: Goal, unit: Unit = "seconds", heavy: bool = False, once: bool = False
 ) -> Callable[[Callable[[Bench], Contest]], Callable[[Bench], Contest]]:
     """Register a function as a row; the rows of a module are run in the order of its functions."""
 
     def register(set_up: Callable[[Bench], Contest]) -> Callable[[Bench], Contest]:
         if name in _REGISTRY.rows:
             raise AssertionError(f"two rows are named {name}")
-        _REGISTRY.rows[name] = Row(name, title, set_up, goals, unit)
+        _REGISTRY.rows[name] = Row(name, title, set_up, goals, unit, heavy, once)
         return set_up
 
     return register
@@ -169,6 +220,11 @@ def row(
 def all_rows() -> Mapping[str, Row]:
     """All registered rows by name."""
     return _REGISTRY.rows
+
+
+def format_rate(value: float, of: str) -> str:
+    """Work a second for people: `870 MB/s`, `61,200 files/s`."""
+    return f"{value / 1e6:,.0f} MB/s" if of == "bytes" else f"{value:,.0f} {of}/s"
 
 
 def format_value(value: float, unit: Unit) -> str:

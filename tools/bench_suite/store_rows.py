@@ -1,22 +1,15 @@
-"""Rows of the store: putting files, committing."""
+"""Rows of `pfs put`: new data, and data that the store has already."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
-from pfsmount.ids import EntryName
-from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
-from pfsmount.tree.edit import edit_paths
-from pfsmount.tree.entry import Entry, file_entry
-from pfsmount.tree.ingest import ingest_bytes
-from tools.bench_suite.bench import Bench, median_time
-from tools.bench_suite.row import Broken, Contest, Side, at_most, at_most_times, row
-
-# write, fsync the data, fsync the metadata, the index, the log: see pfsmount.objects.store
-_SYNCS_OF_A_COMMIT = 4
+from tools.bench_suite.bench import Bench
+from tools.bench_suite.row import Contest, Side, Unavailable, at_least_rate, at_most_times, row
 
 
 class Putting:
@@ -25,8 +18,16 @@ class Putting:
     def __init__(self, bench: Bench, source: Path, target: str) -> None:
         self._bench, self._source, self._target = bench, source, target
         self._store = bench.directory
+        if source.is_file():
+            bench.at_end(self.remove)
+
+    def remove(self) -> None:
+        """Delete what the last run made."""
+        self._bench.remove(self._store)
 
     def prepare(self) -> None:
+        if self._source.is_file():
+            self.remove()
         self._store = self._bench.store()
         self._bench.level(self._source)
 
@@ -39,94 +40,165 @@ class Copying:
 
     def __init__(self, bench: Bench, source: Path) -> None:
         self._bench, self._source = bench, source
+        self._copy = bench.directory
+        if source.is_file():
+            bench.at_end(self.remove)
+
+    def remove(self) -> None:
+        """Delete what the last run made."""
+        self._bench.remove(self._copy)
 
     def prepare(self) -> None:
+        if self._source.is_file():
+            self.remove()
+        self._copy = self._bench.fresh("copy")
         self._bench.watch_creation()
         self._bench.level(self._source)
 
     def run(self) -> None:
-        self._bench.run(["cp", "-r", self._source, self._bench.fresh("copy")])
+        self._bench.run(["cp", "-r", self._source, self._copy])
         os.sync()
 
 
-@row("put-small", "put {small_files} files of 4 KiB", at_most_times(1.2))
+class BackingUp:
+    """`restic backup` into a new repository and `sync`, as restic is out of the box."""
+
+    def __init__(self, bench: Bench, source: Path) -> None:
+        if shutil.which("restic") is None:
+            raise Unavailable("there is no restic (package restic)")
+        self._bench, self._source = bench, source
+        self._repo = bench.directory
+
+    def _restic(self, *arguments: str | Path) -> None:
+        environment = {
+            **os.environ,
+            "RESTIC_PASSWORD": "bench",
+            "RESTIC_REPOSITORY": str(self._repo),
+            "RESTIC_CACHE_DIR": str(self._bench.directory / "restic-cache"),
+        }
+        self._bench.run(["restic", *arguments], environment)
+
+    def prepare(self) -> None:
+        self._bench.remove(self._repo)
+        self._repo = self._bench.fresh("restic")
+        self._restic("init")
+        self._bench.level(self._source)
+
+    def run(self) -> None:
+        self._restic("backup", self._source)
+        os.sync()
+
+
+@row("put-small", "put {put_files} files of {small_size}", at_most_times(1.2))
 def put_small(bench: Bench) -> Contest:
-    source = bench.tree(bench.sizes.small_files)
+    source = bench.tree(bench.sizes.put_files)
+    bench.need_space(6 * bench.sizes.put_files * bench.sizes.small_size)
     putting, copying = Putting(bench, source, "images@master:/"), Copying(bench, source)
     return Contest(
         Side("pfs put", putting.run, putting.prepare),
         [Side("cp -r + sync", copying.run, copying.prepare)],
-        (bench.sizes.small_files, "files"),
+        (bench.sizes.put_files, "files"),
     )
 
 
-@row("put-big", "put one file of {big_size}, new data", at_most_times(1.3))
+@row("put-small-restic", "put {put_files} files of {small_size}, as a backup tool does", at_most_times(1))
+def put_small_restic(bench: Bench) -> Contest:
+    source = bench.tree(bench.sizes.put_files)
+    backing_up = BackingUp(bench, source)
+    bench.need_space(6 * bench.sizes.put_files * bench.sizes.small_size)
+    putting = Putting(bench, source, "images@master:/")
+    return Contest(
+        Side("pfs put", putting.run, putting.prepare),
+        [Side("restic backup + sync", backing_up.run, backing_up.prepare)],
+        (bench.sizes.put_files, "files"),
+    )
+
+
+@row("put-big", "put one file of {put_size}, new data", at_most_times(1.3))
 def put_big(bench: Bench) -> Contest:
-    source = bench.big_file()
-    bench.need_space(8 * bench.sizes.big_size)
+    source = bench.big_file(bench.sizes.put_size)
+    bench.need_space(2 * bench.sizes.put_size)
     putting, copying = Putting(bench, source, "images@master:/big"), Copying(bench, source)
     return Contest(
         Side("pfs put", putting.run, putting.prepare),
         [Side("cp + sync", copying.run, copying.prepare)],
-        (bench.sizes.big_size, "bytes"),
+        (bench.sizes.put_size, "bytes"),
     )
 
 
-class Committing:
-    """One-file commits in this process, on a branch of a given number of files."""
+class PuttingAgain:
+    """`pfs put` of what the store has in another repo, each time into a new one."""
 
-    def __init__(self, bench: Bench, files: int) -> None:
-        self._bench, self._files = bench, files
-        path = bench.store()
-        bench.pfs(path, "put", bench.tree(files), "images@master:/")
-        self._store = Store.open(path, author="bench@here")
-        bench.at_end(self._store.close)
-        self._done = 0
+    def __init__(self, bench: Bench, source: Path, path: str, *options: str) -> None:
+        self._bench, self._source, self._path, self._options = bench, source, path, options
+        self._repo = ""
 
-    def run(self) -> float:
-        return median_time(self._commit, self._bench.sizes.commits)
+        def make(store: Path) -> None:
+            bench.make_store(store)
+            bench.pfs(store, "put", source, f"images@master:{path}")
 
-    def _commit(self, i: int) -> None:
-        self._done += 1
-        data = os.urandom(self._bench.sizes.small_size)
-        place = (EntryName(b"d0000"), EntryName(b"file-000003.bin"))
-        with self._store.objects.batch() as batch:
+        self._store = bench.once(f"store-of-{source.name}", make)
 
-            def edit(root: Entry) -> Entry:
-                return edit_paths(batch, root, {place: file_entry(ingest_bytes(batch, data), len(data))})
+    def prepare(self) -> None:
+        with Store.open(self._store, author="bench@here") as store:
+            self._repo = store.create_repo(f"again-{store.refs_version()}").name
+        self._bench.level(self._source)
 
-            commit = commit_edit(
-                self._store, batch, "images", "master", edit, message="one file", origin={"how": "bench"}
-            )
-        if commit is None:
-            raise Broken("a commit of new data changed nothing")
+    def run(self) -> None:
+        self._bench.pfs(self._store, "put", *self._options, self._source, f"{self._repo}@master:{self._path}")
 
 
-def _synced_writes(bench: Bench) -> Callable[[], float]:
-    """What the disk itself takes for as many fsyncs as a commit needs."""
-    fd = os.open(bench.fresh("synced"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    bench.at_end(lambda: os.close(fd))
+def _has_stat_cache(bench: Bench) -> bool:
+    """Whether this version remembers what it put: that is on unless told otherwise."""
+    return "--no-cache" in bench.pfs(bench.directory, "put", "--help")
 
-    def once(i: int) -> None:
-        for _ in range(_SYNCS_OF_A_COMMIT):
-            os.write(fd, bytes(4096))
-            os.fdatasync(fd)
 
-    return lambda: median_time(once, bench.sizes.commits)
+def _reading(bench: Bench, source: Path) -> Side:
+    """The least that a put without a cache can do: read everything once."""
+    command = 'find "$1" -type f -exec cat {} + >/dev/null'
+    return Side(
+        "cat to /dev/null",
+        lambda: bench.to_null("sh", "-c", command, "sh", source),
+        lambda: bench.level(source),
+    )
+
+
+@row("again-big", "the same {put_size} again, to another repo", at_least_rate(1e9, "bytes"))
+def again_big(bench: Bench) -> Contest:
+    source = bench.big_file(bench.sizes.put_size)
+    bench.need_space(2 * bench.sizes.put_size)
+    again = PuttingAgain(bench, source, "/big", *(["--no-cache"] if _has_stat_cache(bench) else []))
+    return Contest(
+        Side("pfs put", again.run, again.prepare), [_reading(bench, source)], (bench.sizes.put_size, "bytes")
+    )
 
 
 @row(
-    "commit-one",
-    "commit one changed file of {small_files}, in the process",
-    at_most(0.020),
-    at_most_times(2, against=1),
+    "again-small",
+    "the same {put_files} files of {small_size} again, to another repo, without the stat cache",
+    at_least_rate(60_000, "files"),
 )
-def commit_one(bench: Bench) -> Contest:
-    many, few = Committing(bench, bench.sizes.small_files), Committing(bench, bench.sizes.few_files)
+def again_small(bench: Bench) -> Contest:
+    source = bench.tree(bench.sizes.put_files)
+    again = PuttingAgain(bench, source, "/", *(["--no-cache"] if _has_stat_cache(bench) else []))
     return Contest(
-        Side("pfs", many.run),
-        [
-            Side(f"{_SYNCS_OF_A_COMMIT} × write 4 KiB + fdatasync", _synced_writes(bench)),
-            Side(f"the same of {bench.sizes.few_files:,}", few.run),
-        ],
+        Side("pfs put", again.run, again.prepare), [_reading(bench, source)], (bench.sizes.put_files, "files")
+    )
+
+
+@row(
+    "again-small-cached",
+    "the same {put_files} files of {small_size} again, to another repo, with the stat cache",
+    at_least_rate(60_000, "files"),
+)
+def again_small_cached(bench: Bench) -> Contest:
+    if not _has_stat_cache(bench):
+        raise Unavailable("this version has no stat cache")
+    source = bench.tree(bench.sizes.put_files)
+    again = PuttingAgain(bench, source, "/")
+    asking = functools.partial(bench.to_null, "find", source, "-printf", "%D %i %s %T@ %C@\n")
+    return Contest(
+        Side("pfs put", again.run, again.prepare),
+        [Side("find that asks for the same facts", asking, lambda: bench.level(source))],
+        (bench.sizes.put_files, "files"),
     )
