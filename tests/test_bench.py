@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tools.bench_suite.__main__ import MODULES
 from tools.bench_suite.bench import Bench
+from tools.bench_suite.commit_rows import count_syncs
 from tools.bench_suite.measure import Result, run_row
 from tools.bench_suite.report import as_json, table
 from tools.bench_suite.row import (
@@ -21,6 +26,8 @@ from tools.bench_suite.row import (
     Side,
     Sizes,
     Unavailable,
+    all_rows,
+    at_least_rate,
     at_least_speed,
     at_most,
     at_most_more,
@@ -44,12 +51,24 @@ def bench(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_every_row_runs_with_the_smallest_sizes(tmp_path: Path) -> None:
-    said = bench("--small", "--repeat", "1", "--dir", tmp_path / "work", "--json", tmp_path / "results.json")
+def rows_of(module: ModuleType) -> list[str]:
+    return [name for name, row in all_rows().items() if row.set_up.__module__ == module.__name__]
+
+
+def test_the_list_has_every_row() -> None:
+    listed = [line.split()[0] for line in bench("--list").splitlines()]
+    assert listed == [name for module in MODULES for name in rows_of(module)]
+    assert sorted(listed) == sorted(all_rows())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_row_runs_with_the_smallest_sizes(tmp_path: Path, module: ModuleType) -> None:
+    names = rows_of(module)
+    options = ("--small", "--repeat", "1", "--dir", tmp_path / "work", "--json", tmp_path / "results.json")
+    said = bench(*options, "--only", *names)
     results = json.loads((tmp_path / "results.json").read_text())
     assert os.listdir(tmp_path / "work") == []
     assert str(tmp_path / "work") not in Path("/proc/self/mounts").read_text()
-    names = [line.split()[0] for line in bench("--list").splitlines()]
     assert [row["name"] for row in results["rows"]] == names
     assert results["machine"].keys() >= {"kernel", "cpu", "cpus", "filesystem", "python", "pfs"}
     for row in results["rows"]:
@@ -82,15 +101,18 @@ def run(one: Row, workspace: Path) -> Result:
 
 
 def test_medians_ratios_and_goals(workspace: Path) -> None:
-    result = run(row(at_most_times(1.9), at_least_speed(0.4), at_most(3), at_most_more(0.5, "datums")), workspace)
+    goals = (at_most_times(1.9), at_least_speed(0.4), at_most(3), at_most_more(0.5, "datums"))
+    result = run(row(*goals, at_least_rate(11, "files")), workspace)
     assert [side.median for side in result.sides] == [3.0, 1.5]
     assert result.ratios() == [2.0]
     found = result.as_json(SMALL)["goals"]
-    assert [(goal["value"], goal["met"]) for goal in found] == [(2.0, False), (0.5, True), (3.0, True), (0.5, True)]
+    values = [(2.0, False), (0.5, True), (3.0, True), (0.5, True), (10.0, False)]
+    assert [(goal["value"], goal["met"]) for goal in found] == values
     shown = table([result], Sizes())
     assert "goal ≤ 1.9× MISSED" in shown
     assert "goal ≥ 0.4× speed: 0.50× met" in shown
     assert "10 files/s" in shown
+    assert "goal ≥ 11 files/s MISSED" in shown
     assert "MISSED" not in table([result], SMALL)
 
 
@@ -120,6 +142,54 @@ def test_what_a_row_opens_is_closed(workspace: Path) -> None:
     assert run(row(set_up=set_up), workspace).notes == ["a remark"]
     assert closed == [True]
     assert not workspace.exists()
+
+
+def test_one_repeat_where_one_says_it_all(workspace: Path) -> None:
+    once = replace(row(), once=True)
+    assert [side.values for side in run(once, workspace).sides] == [[3.0], [1.0]]
+
+
+def test_syncs_are_counted_between_the_marks() -> None:
+    trace = """\
+7 openat(AT_FDCWD, "/s/index/data.mdb", O_WRONLY|O_DSYNC|O_CLOEXEC) = 5
+7 openat(AT_FDCWD, "/s/segments/1.data", O_RDWR|O_CLOEXEC) = 6
+7 fdatasync(6)                          = 0
+7 openat(AT_FDCWD, "/pfs-bench/start", O_RDONLY|O_CLOEXEC) = -1 ENOENT (No such file or directory)
+7 pwrite64(6, "...", 4096, 0)           = 4096
+7 fdatasync(6)                          = 0
+7 pwrite64(5, "...", 64, 0)             = 64
+8 fsync(9 <unfinished ...>
+8 <... fsync resumed>)                  = 0
+7 openat(AT_FDCWD, "/pfs-bench/end", O_RDONLY|O_CLOEXEC) = -1 ENOENT (No such file or directory)
+7 fdatasync(6)                          = 0
+"""
+    assert count_syncs(trace.splitlines()) == {"fdatasync": 1, "fsync": 1, "write to O_DSYNC": 1}
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    """Also what an earlier run left that was killed outright is deleted."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / f"work-{int(dead.stdout)}" / "store").mkdir(parents=True)
+    command: list[str | Path] = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tools.bench_suite",
+        "--only",
+        "commit-one",
+        "--dir",
+        tmp_path,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has made its directory
+        assert (tmp_path / f"work-{process.pid}").is_dir()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in said
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pfsmount.errors import PfsError
 from tools.bench_suite.bench import Bench
-from tools.bench_suite.row import Broken, Contest, Goal, Row, Side, Sizes, Unavailable
+from tools.bench_suite.row import SMALL, Broken, Contest, Goal, Row, Side, Sizes, Unavailable
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ def run_row(row: Row, bench: Bench, repeat: int, progress: Callable[[str], None]
             progress("preparing")
             contest = row.set_up(bench)
             result.work = contest.work
-            result.sides = _alternate(contest, 1 if row.once else repeat, progress)
+            result.sides = _alternate(contest, 1 if row.once else repeat, bench.sizes != SMALL, progress)
     except Unavailable as error:
         result.status, result.reason = "not available", str(error)
     except (Broken, PfsError, OSError, subprocess.TimeoutExpired) as error:
@@ -108,20 +108,21 @@ def run_row(row: Row, bench: Bench, repeat: int, progress: Callable[[str], None]
     return result
 
 
-def _alternate(contest: Contest, repeat: int, progress: Callable[[str], None]) -> list[Measured]:
+def _alternate(contest: Contest, repeat: int, settle: bool, progress: Callable[[str], None]) -> list[Measured]:
     """Ours, theirs, ours, theirs …: what the machine does besides meets both."""
     sides: Sequence[Side] = [contest.ours, *contest.theirs]
     measured = [Measured(side.name) for side in sides]
     for i in range(repeat):
         for side, found in zip(sides, measured, strict=True):
             progress(f"{i + 1}/{repeat} {side.name}")
-            found.values.append(_run_once(side))
+            found.values.append(_run_once(side, settle))
     return measured
 
 
-def _run_once(side: Side) -> float:
+def _run_once(side: Side, settle: bool) -> float:
     side.prepare()
-    os.sync()  # nobody pays for what somebody else left to be written
+    if settle:
+        os.sync()  # nobody pays for what somebody else left to be written
     started = time.perf_counter()
     value = side.run()
     return time.perf_counter() - started if value is None else value

@@ -111,7 +111,9 @@ def _of_put(bench: Bench, *arguments: str | Path, feed: Callable[[int], None] | 
 
 @row("memory-small", "memory for a put of {put_files} files of {small_size}", at_most(_LIMIT), unit="bytes", once=True)
 def memory_small(bench: Bench) -> Contest:
-    return _of_put(bench, bench.tree(bench.sizes.put_files), "images@master:/")
+    source = bench.tree(bench.sizes.put_files)
+    bench.let_age(source)
+    return _of_put(bench, source, "images@master:/")
 
 
 @row("memory-big", "memory for a put of one file of {put_size}", at_most(_LIMIT), unit="bytes", once=True)
@@ -129,7 +131,9 @@ def memory_big(bench: Bench) -> Contest:
     once=True,
 )
 def memory_many(bench: Bench) -> Contest:
-    return _of_put(bench, bench.tree(bench.sizes.many_files, _TINY_BYTES), "images@master:/")
+    source = bench.tree(bench.sizes.many_files, _TINY_BYTES)
+    bench.let_age(source)
+    return _of_put(bench, source, "images@master:/")
 
 
 @row(

@@ -97,7 +97,7 @@ def _register(name: str, size: int) -> None:
 
     @row(f"size-{name}", f"size of a store of {{small_files}} files of {text}", _GOAL, unit="bytes", once=True)
     def whole(bench: Bench) -> Contest:
-        return _all_new(bench, bench.tree(bench.sizes.small_files, size))
+        return _all_new(bench, _sources(bench)[size])
 
     @row(
         f"size-{name}-changed",
@@ -107,11 +107,19 @@ def _register(name: str, size: int) -> None:
         once=True,
     )
     def changed(bench: Bench) -> Contest:
-        return _changed(bench, bench.tree(bench.sizes.small_files, size))
+        return _changed(bench, _sources(bench)[size])
+
+
+def _sources(bench: Bench) -> dict[int, Path]:
+    """The trees of all sizes, made together so that they grow old together."""
+    sources = {size: bench.tree(bench.sizes.small_files, size) for size in _SIZES.values()}
+    bench.let_age(*sources.values())
+    return sources
 
 
 _GOAL: Goal = at_most_times(1)
-for _name, _size in (("100", 100), ("1k", 1024), ("4k", 4096), ("5k", 5120)):
+_SIZES = {"100": 100, "1k": 1024, "4k": 4096, "5k": 5120}
+for _name, _size in _SIZES.items():
     _register(_name, _size)
 
 
@@ -137,7 +145,9 @@ def _photos(bench: Bench) -> Path:
             for photo in photos.values():
                 (target / f"copy-{copy:02}" / photo.name).write_bytes(photo.read_bytes() + data.randbytes(16))
 
-    return bench.once("photos", make)
+    photos = bench.once("photos", make)
+    bench.let_age(photos)
+    return photos
 
 
 @row(

@@ -11,10 +11,10 @@ from pfsmount.objects.index import Table
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import Batch
 from pfsmount.repo.store import Store
-from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.directory import directory_entry
 from pfsmount.tree.edit import build_directory
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from tools.bench_suite.bench import Bench
 
 REPO = "images"
