@@ -15,7 +15,6 @@ Location of an object (16 bytes, value of the `objects` table): segment u32, pay
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ _HEADER = struct.Struct("<8sB3xI16s16s16x")
 _HEADER_MAGIC = b"PFSSEG1\n"
 _RECORD = struct.Struct("<4sBBHI")
 _RECORD_MAGIC = b"PfR1"
-_RECORD_BYTES = _RECORD.size + 4 + ID_BYTES
+RECORD_BYTES = _RECORD.size + 4 + ID_BYTES
 _OFFSET = struct.Struct("<Q")
 _LOCATION = struct.Struct("<IIHHI")
 _TOC = struct.Struct("<IIQQ")
@@ -45,10 +44,6 @@ _TOC_ENTRY = struct.Struct("<32sI")
 _SEAL = struct.Struct("<8sQQ32s8s")
 _SEAL_MAGIC = b"PFSSEAL1"
 _ROW = struct.Struct("<BB6xQQ16sIQ")
-_BUFFER_MAX = 4 << 20
-_WRITE_MAX = 512 * 1024
-"""Bytes in one write of a large piece. *Measured* on a virtual machine, 1 GiB, memory levelled before each: 4 MiB writes 6.2–6.7 s,
-512 KiB writes 2.4–3.2 s. Large writes get 2 MiB folios, which (probably) are the pages that the host took back."""
 _ZEROS = bytes(BLOCK)
 
 
@@ -162,7 +157,7 @@ class Record(NamedTuple):
 
     @property
     def payload_offset(self) -> int:
-        return self.offset + _RECORD_BYTES
+        return self.offset + RECORD_BYTES
 
 
 def align(offset: int, to: int) -> int:
@@ -211,11 +206,11 @@ def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Itera
     """
     view = memoryview(data)
     offset, end = start, len(view)
-    while offset + _RECORD_BYTES <= end:
+    while offset + RECORD_BYTES <= end:
         fixed = bytes(view[offset : offset + _RECORD.size])
         if fixed[:4] == _RECORD_MAGIC:
             _, kind, codec, _, length = _RECORD.unpack(fixed)
-            body = offset + _RECORD_BYTES
+            body = offset + RECORD_BYTES
             id = bytes(view[body - ID_BYTES : body])
             check = bytes(view[offset + _RECORD.size : offset + _RECORD.size + 4])
             if body + length <= end and codec == 0 and check == _record_check(fixed, id, offset, nonce):
@@ -331,139 +326,3 @@ class SegmentReader:
             offset += len(part)
             length -= len(part)
         return b"".join(parts)
-
-
-class SegmentWriter:
-    """The one writer of an unsealed segment: holds its lock, appends behind everything that is there.
-
-    What it appended counts only once `sync` returned and the caller published it. `rollback` gives back the space of what
-    was not (safe: the lock is held, and nothing beyond the synced end was ever published).
-    """
-
-    def __init__(self, path: Path, number: int, row: SegmentRow, store_id: bytes) -> None:
-        """Raises BlockingIOError when another process writes to it, OSError."""
-        self.number, self.row = number, row
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = os.fstat(self._fd).st_size
-            if row.kind is not SegmentKind.DATA:
-                size = max(size, self._write_header(encode_header(row.kind, number, store_id, row.nonce)))
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self.failed: OSError | None = None
-        """The first error of a write or fsync; after it nothing that was appended can be relied on."""
-        self.end = align(max(size, row.end), row.kind.alignment)
-        self._synced = self.end
-        self._written = self.end
-        self._buffer: list[Buffer] = []
-        self._buffered = 0
-
-    def _write_header(self, header: bytes) -> int:
-        """Write the header unless it is there: a power cut may have kept the size of the file and not its bytes."""
-        if os.pread(self._fd, len(header), 0) != header:
-            os.pwrite(self._fd, header, 0)
-        return len(header)
-
-    def append_record(self, kind: RecordKind, id: ObjectId, payload: Buffer) -> Location:
-        """Append a record; the location is that of its payload."""
-        start = self.end
-        self._append(encode_record(kind, id, payload, start, self.row.nonce))
-        return Location(self.number, start + _RECORD_BYTES, kind, len(payload))
-
-    def append_piece(self, data: Buffer) -> Location:
-        """Append a piece to a data segment, on the next block."""
-        self._check()
-        start, length = self.end, len(data)
-        padding = -length % BLOCK
-        if length >= _BUFFER_MAX // 4:
-            self._write_out()
-            self._pwrite([data, _ZEROS[:padding]] if padding else [data])
-            self.end = self._written
-        else:
-            self._append(bytes(data))
-            if padding:
-                self._append(_ZEROS[:padding])
-        return Location(self.number, start, RecordKind.PIECE, length)
-
-    def _append(self, data: bytes) -> None:
-        self._check()
-        self._buffer.append(data)
-        self._buffered += len(data)
-        self.end += len(data)
-        if self._buffered >= _BUFFER_MAX or len(self._buffer) >= 1000:
-            self._write_out()
-
-    def _write_out(self) -> None:
-        if self._buffer:
-            buffers, self._buffer, self._buffered = self._buffer, [], 0
-            self._pwrite(buffers)
-
-    def _pwrite(self, buffers: list[Buffer]) -> None:
-        total = sum(len(buffer) for buffer in buffers)
-        try:
-            if len(buffers) > 2 or total <= _WRITE_MAX:
-                done = os.pwritev(self._fd, buffers, self._written)
-                buffers = [b"".join(buffers)[done:]] if done < total else []
-            else:
-                done = 0
-            for buffer in buffers:
-                rest = memoryview(buffer)
-                while rest:
-                    count = os.pwrite(self._fd, rest[:_WRITE_MAX], self._written + done)
-                    done += count
-                    rest = rest[count:]
-        except OSError as error:
-            self.failed = error
-            raise
-        self._written += total
-
-    def _check(self) -> None:
-        if self.failed is not None:
-            raise self.failed
-
-    def append_footer(self, footer: bytes) -> None:
-        """Append the footer that ends a data segment (see `encode_footer`)."""
-        self._append(footer)
-
-    def flush_buffer(self) -> None:
-        """Hand what is buffered to the kernel, so that other descriptors see it."""
-        self._write_out()
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Read back what was appended, synced or not."""
-        self._check()
-        if offset + length > self._written:
-            self._write_out()
-        return os.pread(self._fd, length, offset)
-
-    @property
-    def unsynced(self) -> int:
-        """Bytes appended since the last sync."""
-        return self.end - self._synced
-
-    def sync(self) -> None:
-        """Make everything appended durable. Raises OSError; after a failure always (the kernel may have dropped the pages)."""
-        self._check()
-        self._write_out()
-        if self._synced != self.end:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                self.failed = error
-                raise
-            self._synced = self.end
-
-    def rollback(self) -> None:
-        """Give back what was appended since the last sync."""
-        self._buffer, self._buffered = [], 0
-        if os.fstat(self._fd).st_size > self._synced:
-            os.ftruncate(self._fd, self._synced)
-        self.end = self._written = self._synced
-
-    def close(self) -> None:
-        """Let go of the segment; another process can take it. Any number of times."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

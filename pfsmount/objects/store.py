@@ -35,11 +35,11 @@ from pfsmount.objects.segment import (
     SegmentKind,
     SegmentReader,
     SegmentRow,
-    SegmentWriter,
     TableOfContents,
     encode_footer,
     segment_path,
 )
+from pfsmount.objects.segment_writer import SegmentWriter
 
 _OPEN_SEGMENTS_MAX = 512
 _LENGTH = struct.Struct("<I")

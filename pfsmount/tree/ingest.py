@@ -6,13 +6,13 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
-from pfsmount.objects.hashing import Hasher, file_hasher, hash_bytes
+from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch
 from pfsmount.tree.content import Content
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
+from pfsmount.tree.file_hash import Buffers, FileHash
 from pfsmount.tree.manifest import HOLE, PIECE_MAX, load_manifest, pieces, write_manifest
 from pfsmount.tree.sources import DescriptorSource, OverlaySource, Source, is_regular
 
@@ -41,7 +41,8 @@ def ingest_fd(batch: Batch, fd: int, *, previous: ObjectId | None = None) -> tup
     small = _small_file(fd)
     if small is not None:
         return batch.add_piece(small), len(small)
-    return _Ingest(batch, DescriptorSource(fd), previous).run()
+    with FileHash() as hash:
+        return _Ingest(batch, DescriptorSource(fd), previous, hash).run()
 
 
 def ingest_overlay(
@@ -53,7 +54,8 @@ def ingest_overlay(
     Returns the file's id and its size in bytes. Raises NoSpace, OSError, Corrupt, NotFound.
     """
     source = OverlaySource(Content(batch, base), base_size, fd, extents, size)
-    return _Ingest(batch, source, base.id).run()
+    with FileHash() as hash:
+        return _Ingest(batch, source, base.id, hash).run()
 
 
 def ingest_source(batch: Batch, source: Source, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
@@ -76,11 +78,10 @@ def _small_file(fd: int) -> bytes | None:
 class _Ingest:
     """One pass over a large, sparse or endless file."""
 
-    def __init__(self, batch: Batch, source: Source, previous: ObjectId | None) -> None:
-        self._batch, self._source = batch, source
-        self._hasher = file_hasher()
+    def __init__(self, batch: Batch, source: Source, previous: ObjectId | None, hash: FileHash) -> None:
+        self._batch, self._source, self._hash = batch, source, hash
+        self._buffers = Buffers(hash, PIECE_MAX)
         self._rows: list[tuple[ObjectId, int]] = []
-        self._buffer = memoryview(bytearray(PIECE_MAX))
         self._cuts = _cuts_of(batch, previous)
         self._offset = 0
 
@@ -91,13 +92,14 @@ class _Ingest:
                 self._take_hole(hole[1] - self._offset)
                 hole = self._source.next_hole(self._offset)
                 continue
-            count = self._source.read(self._buffer[: self._next_length(hole)], self._offset)
+            buffer = self._buffers.take()
+            count = self._source.read(buffer[: self._next_length(hole)], self._offset)
             if not count:
                 break
-            self._take(self._buffer[:count])
+            self._take(buffer[:count])
         if not self._rows:
             return EMPTY_FILE_ID, 0
-        file_id = ObjectId(self._hasher.digest())
+        file_id = self._hash.id()
         if self._offset <= PIECE_MAX:
             self._join_rows(file_id)
         else:
@@ -122,12 +124,12 @@ class _Ingest:
         return stop - self._offset
 
     def _take(self, data: memoryview) -> None:
-        self._hasher.update(data)
+        self._buffers.hash(data)
         self._rows.append((self._batch.add_piece(data), len(data)))
         self._offset += len(data)
 
     def _take_hole(self, count: int) -> None:
-        _hash_zeros(self._hasher, count)
+        self._hash.update_zeros(count)
         self._rows.append((HOLE, count))
         self._offset += count
 
@@ -141,13 +143,3 @@ def _cuts_of(batch: Batch, previous: ObjectId | None) -> list[int]:
         return []
     cuts = [offset + n for offset, _, n in pieces(batch, load_manifest(batch, previous))]
     return [] if all(cut % PIECE_MAX == 0 for cut in cuts[:-1]) else cuts
-
-
-_ZEROS = bytes(MIB)
-
-
-def _hash_zeros(hasher: Hasher, count: int) -> None:
-    while count:
-        part = min(count, len(_ZEROS))
-        hasher.update(_ZEROS if part == len(_ZEROS) else _ZEROS[:part])
-        count -= part

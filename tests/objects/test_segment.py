@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pfsmount.errors import Corrupt
+from pfsmount.objects import segment_writer
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import (
     BLOCK,
@@ -17,7 +18,6 @@ from pfsmount.objects.segment import (
     RecordKind,
     SegmentKind,
     SegmentRow,
-    SegmentWriter,
     TableOfContents,
     decode_footer,
     decode_header,
@@ -26,6 +26,7 @@ from pfsmount.objects.segment import (
     encode_record,
     scan_records,
 )
+from pfsmount.objects.segment_writer import SegmentWriter
 
 NONCE = bytes(range(16))
 
@@ -155,3 +156,21 @@ def test_footer_explains_a_sealed_segment(tmp_path: Path) -> None:
         file.write(b"!")
         file.flush()
         assert decode_footer(file.fileno()) is None
+
+
+def test_large_pieces_reach_the_disk_while_more_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing is begun early and what is on the disk may leave the page cache: what was appended reads back all the same."""
+    monkeypatch.setattr(segment_writer, "_FLUSH_BYTES", 1 << 20)
+    monkeypatch.setattr(segment_writer, "_DROP_DISTANCE", 1 << 20)
+    monkeypatch.setattr(segment_writer, "_DEAR_MEMORY", 0.0)
+    writer = SegmentWriter(tmp_path / "s", 1, _row(SegmentKind.DATA), bytes(16))
+    pieces = [os.urandom(size) for size in (1 << 20, 3_000_001, 5000, 2 << 20, 4 << 20, 1 << 20)]
+    locations = [writer.append_piece(piece) for piece in pieces]
+    assert [writer.read(at.offset, at.length) for at in locations] == pieces
+    writer.sync()
+    assert [writer.read(at.offset, at.length) for at in locations] == pieces
+    writer.append_piece(pieces[4])
+    writer.rollback()
+    again = writer.append_piece(pieces[3])
+    assert (writer.read(again.offset, again.length), writer.read(*locations[4][1::2])) == (pieces[3], pieces[4])
+    writer.close()
