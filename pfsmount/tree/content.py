@@ -11,7 +11,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import Entry
-from pfsmount.tree.manifest import HOLE, Manifest, load_child, load_manifest, pieces
+from pfsmount.tree.manifest import Manifest, load_manifest, piece_at, pieces
 
 _VERIFIED_MAX = 500_000
 _NOWAIT_VERIFY_MAX = 128 * 1024
@@ -95,15 +95,11 @@ class Content:
         assert self._manifest is not None
         end = offset + size
         while offset < end:
-            node, start = self._manifest, 0
-            i = node.index_at(offset)
-            while node.level:
-                start += node.starts[i]
-                node = load_child(self._objects, node, i)
-                i = node.index_at(offset - start)
-            at = offset - start - node.starts[i]
-            count = min(end - offset, node.length(i) - at)
-            yield None if node.ids[i] == HOLE else node.ids[i], node.length(i), at, count
+            piece = piece_at(self._objects, self._manifest, offset)
+            assert piece is not None
+            at = offset - piece.start
+            count = min(end - offset, piece.length - at)
+            yield piece.id, piece.length, at, count
             offset += count
 
     def _locate(self, id: ObjectId, length: int) -> Location:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch
 from pfsmount.tree.content import Content
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
-from pfsmount.tree.file_hash import Buffers, FileHash
-from pfsmount.tree.manifest import HOLE, PIECE_MAX, load_manifest, pieces, write_manifest
+from pfsmount.tree.file_hash import FileHash, Part, Parts
+from pfsmount.tree.manifest import HOLE, PIECE_MAX, write_manifest
+from pfsmount.tree.matching import HEAD, WINDOW, Previous
 from pfsmount.tree.sources import DescriptorSource, OverlaySource, Source, is_regular
 
 
@@ -41,8 +40,9 @@ def ingest_fd(batch: Batch, fd: int, *, previous: ObjectId | None = None) -> tup
     small = _small_file(fd)
     if small is not None:
         return batch.add_piece(small), len(small)
+    source = DescriptorSource(fd)
     with FileHash() as hash:
-        return _Ingest(batch, DescriptorSource(fd), previous, hash).run()
+        return _Ingest(batch, source, previous, hash, search=source.is_regular).run()
 
 
 def ingest_overlay(
@@ -55,7 +55,7 @@ def ingest_overlay(
     """
     source = OverlaySource(Content(batch, base), base_size, fd, extents, size)
     with FileHash() as hash:
-        return _Ingest(batch, source, base.id, hash).run()
+        return _Ingest(batch, source, base.id, hash, search=True).run()
 
 
 def ingest_source(batch: Batch, source: Source, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
@@ -63,7 +63,8 @@ def ingest_source(batch: Batch, source: Source, *, previous: ObjectId | None = N
 
     As `ingest_fd` otherwise; raises also what the source raises.
     """
-    return _Ingest(batch, source, previous).run()
+    with FileHash() as hash:
+        return _Ingest(batch, source, previous, hash, search=False).run()
 
 
 def _small_file(fd: int) -> bytes | None:
@@ -75,14 +76,23 @@ def _small_file(fd: int) -> bytes | None:
     return data if len(data) == stat.st_size else None
 
 
-class _Ingest:
-    """One pass over a large, sparse or endless file."""
+_AHEAD = HEAD + WINDOW
+"""Bytes behind a piece that are searched with it: an old piece may begin in its last bytes."""
 
-    def __init__(self, batch: Batch, source: Source, previous: ObjectId | None, hash: FileHash) -> None:
-        self._batch, self._source, self._hash = batch, source, hash
-        self._buffers = Buffers(hash, PIECE_MAX)
+
+class _Ingest:
+    """One pass over a large, sparse or endless file.
+
+    Everything is read once from front to back, and what may be an old piece (`search`: the source can be read anywhere) ahead of that.
+    """
+
+    def __init__(
+        self, batch: Batch, source: Source, previous: ObjectId | None, hash: FileHash, *, search: bool
+    ) -> None:
+        self._batch, self._source, self._hash, self._search = batch, source, hash, search
+        self._previous = Previous(batch, previous)
+        self._parts = Parts(hash, PIECE_MAX + _AHEAD)
         self._rows: list[tuple[ObjectId, int]] = []
-        self._cuts = _cuts_of(batch, previous)
         self._offset = 0
 
     def run(self) -> tuple[ObjectId, int]:
@@ -91,12 +101,8 @@ class _Ingest:
             if hole is not None and hole[0] <= self._offset:
                 self._take_hole(hole[1] - self._offset)
                 hole = self._source.next_hole(self._offset)
-                continue
-            buffer = self._buffers.take()
-            count = self._source.read(buffer[: self._next_length(hole)], self._offset)
-            if not count:
+            elif not self._take_piece(None if hole is None else hole[0]):
                 break
-            self._take(buffer[:count])
         if not self._rows:
             return EMPTY_FILE_ID, 0
         file_id = self._hash.id()
@@ -113,33 +119,49 @@ class _Ingest:
             parts = [bytes(count) if id == HOLE else self._batch.get(id) for id, count in self._rows]
             self._batch.add_piece(b"".join(parts), file_id)
 
-    def _next_length(self, hole: tuple[int, int] | None) -> int:
-        """Up to the next hole, the next cut of the earlier version, or 4 MiB."""
-        i = bisect_right(self._cuts, self._offset)
-        stop = self._offset + PIECE_MAX
-        if i < len(self._cuts):
-            stop = min(stop, self._cuts[i])
-        if hole is not None:
-            stop = min(stop, hole[0])
-        return stop - self._offset
+    def _take_piece(self, end: int | None) -> bool:
+        """Store what comes next, up to the next hole; False at the end of the file."""
+        length = self._previous.next_length(self._offset)
+        if end is not None:
+            length = min(length, end - self._offset)
+        part = self._parts.take()
+        count = self._source.read(part.memory[:length], self._offset)
+        if not count:
+            return False
+        id = hash_bytes(part.memory[:count])
+        expected = self._previous.is_expected(self._offset, count, id)
+        if expected or not self._search or not self._take_old_piece(part, count, end):
+            self._add(part, count, id)
+        return True
 
-    def _take(self, data: memoryview) -> None:
-        self._buffers.hash(data)
-        self._rows.append((self._batch.add_piece(data), len(data)))
-        self._offset += len(data)
+    def _take_old_piece(self, part: Part, count: int, end: int | None) -> bool:
+        """Store a piece of the previous version that begins in data which was not expected, and what is before it. False when there is none."""
+        ahead = self._source.read(part.memory[count : count + _AHEAD], self._offset + count)
+        other: Part | None = None
+        for position, piece in self._previous.find(part.memory[: count + ahead], self._offset):
+            start = self._offset + position
+            if position > count or (end is not None and start + piece.length > end):
+                continue
+            other = self._parts.take() if other is None else other
+            data = other.memory[: piece.length]
+            got = self._source.read(data, start)
+            id = hash_bytes(data)
+            if (got, id) == (piece.length, piece.id):
+                self._previous.matched(start, piece)
+                if position:
+                    self._add(part, position, hash_bytes(part.memory[:position]))
+                self._add(other, got, id)
+                return True
+            self._previous.doubted()
+        return False
+
+    def _add(self, part: Part, count: int, id: ObjectId) -> None:
+        data = part.memory[:count]
+        part.number = self._hash.update(data)
+        self._rows.append((self._batch.add_piece(data, id), count))
+        self._offset += count
 
     def _take_hole(self, count: int) -> None:
         self._hash.update_zeros(count)
         self._rows.append((HOLE, count))
         self._offset += count
-
-
-def _cuts_of(batch: Batch, previous: ObjectId | None) -> list[int]:
-    """Where an earlier version was cut other than every 4 MiB."""
-    if previous is None or previous == EMPTY_FILE_ID:
-        return []
-    location = batch.locate(previous)
-    if location is None or location.kind is not RecordKind.MANIFEST:
-        return []
-    cuts = [offset + n for offset, _, n in pieces(batch, load_manifest(batch, previous))]
-    return [] if all(cut % PIECE_MAX == 0 for cut in cuts[:-1]) else cuts

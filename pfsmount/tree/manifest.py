@@ -14,6 +14,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pfsmount.config import MIB
 from pfsmount.errors import Corrupt
@@ -122,11 +123,38 @@ def load_manifest(objects: Reader, id: ObjectId) -> Manifest:
     return manifest
 
 
-def pieces(objects: Reader, manifest: Manifest, start: int = 0) -> Iterator[tuple[int, ObjectId | None, int]]:
-    """Offset, piece id (None: a hole) and length of all pieces, in order."""
-    for i, id in enumerate(manifest.ids):
-        offset, length = start + manifest.starts[i], manifest.length(i)
+class Piece(NamedTuple):
+    """A piece of a file, or a hole (no id), and where it is, in bytes."""
+
+    start: int
+    id: ObjectId | None
+    length: int
+
+
+def pieces(objects: Reader, manifest: Manifest, start: int = 0, *, since: int = 0) -> Iterator[Piece]:
+    """All pieces in order, from the one on that holds the byte `since`; `start` is where the manifest begins. Raises NotFound, Corrupt."""
+    first = manifest.index_at(since - start) if since > start else 0
+    for i in range(first, len(manifest.ids)):
+        offset = start + manifest.starts[i]
         if manifest.level:
-            yield from pieces(objects, load_child(objects, manifest, i), offset)
+            yield from pieces(objects, load_child(objects, manifest, i), offset, since=since)
         else:
-            yield offset, None if id == HOLE else id, length
+            yield _piece(manifest, i, start)
+
+
+def piece_at(objects: Reader, manifest: Manifest, offset: int) -> Piece | None:
+    """The piece that holds a byte; None outside of the file. Raises NotFound, Corrupt."""
+    if not 0 <= offset < manifest.size:
+        return None
+    start = 0
+    i = manifest.index_at(offset)
+    while manifest.level:
+        start += manifest.starts[i]
+        manifest = load_child(objects, manifest, i)
+        i = manifest.index_at(offset - start)
+    return _piece(manifest, i, start)
+
+
+def _piece(leaf: Manifest, i: int, start: int) -> Piece:
+    id = leaf.ids[i]
+    return Piece(start + leaf.starts[i], None if id == HOLE else id, leaf.length(i))

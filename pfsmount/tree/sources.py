@@ -38,12 +38,12 @@ class DescriptorSource:
     def __init__(self, fd: int) -> None:
         stat = os.fstat(fd)
         self._fd = fd
-        self._regular = is_regular(stat)
+        self.is_regular = is_regular(stat)
         self._size = stat.st_size
-        self._sparse = self._regular and stat.st_size > PIECE_MAX and _may_have_holes(stat)
+        self._sparse = self.is_regular and stat.st_size > PIECE_MAX and _may_have_holes(stat)
 
     def read(self, view: memoryview, offset: int) -> int:
-        if self._regular:
+        if self.is_regular:
             return _pread_into(self._fd, view, offset)
         done = 0
         while done < len(view):
