@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
@@ -30,19 +30,27 @@ def ingest_bytes(batch: Batch, data: bytes) -> ObjectId:
     return file_id
 
 
-def ingest_fd(batch: Batch, fd: int, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
+Progress = Callable[[int], None]
+"""Is told how many bytes were taken since it was last called."""
+
+
+def ingest_fd(
+    batch: Batch, fd: int, *, previous: ObjectId | None = None, progress: Progress | None = None
+) -> tuple[ObjectId, int]:
     """Add the file that is open at `fd`, from its offset 0 or, when it cannot seek, from where it is.
 
-    Reads to the end, whatever fstat says, in pieces of 4 MiB; cuts where `previous`, an earlier version, was cut, so that
-    unchanged pieces are found again. Holes of at least 64 KiB stay holes. Returns the file's id and its size in
-    bytes. Raises NoSpace, OSError (reading).
+    Reads to the end, whatever fstat says, in pieces of 4 MiB; what it has in common with `previous`, an earlier version, is
+    found again and shared. Holes of at least 64 KiB stay holes. Returns the file's id and its size in bytes. Raises NoSpace,
+    OSError (reading).
     """
     small = _small_file(fd)
     if small is not None:
+        if progress is not None:
+            progress(len(small))
         return batch.add_piece(small), len(small)
     source = DescriptorSource(fd)
     with FileHash() as hash:
-        return _Ingest(batch, source, previous, hash, search=source.is_regular).run()
+        return _Ingest(batch, source, previous, hash, progress, search=source.is_regular).run()
 
 
 def ingest_overlay(
@@ -55,16 +63,18 @@ def ingest_overlay(
     """
     source = OverlaySource(Content(batch, base), base_size, fd, extents, size)
     with FileHash() as hash:
-        return _Ingest(batch, source, base.id, hash, search=True).run()
+        return _Ingest(batch, source, base.id, hash, None, search=True).run()
 
 
-def ingest_source(batch: Batch, source: Source, *, previous: ObjectId | None = None) -> tuple[ObjectId, int]:
+def ingest_source(
+    batch: Batch, source: Source, *, previous: ObjectId | None = None, progress: Progress | None = None
+) -> tuple[ObjectId, int]:
     """Add a file that is read from front to back from something that is no descriptor, such as a member of an archive.
 
     As `ingest_fd` otherwise; raises also what the source raises.
     """
     with FileHash() as hash:
-        return _Ingest(batch, source, previous, hash, search=False).run()
+        return _Ingest(batch, source, previous, hash, progress, search=False).run()
 
 
 def _small_file(fd: int) -> bytes | None:
@@ -87,9 +97,17 @@ class _Ingest:
     """
 
     def __init__(
-        self, batch: Batch, source: Source, previous: ObjectId | None, hash: FileHash, *, search: bool
+        self,
+        batch: Batch,
+        source: Source,
+        previous: ObjectId | None,
+        hash: FileHash,
+        progress: Progress | None,
+        *,
+        search: bool,
     ) -> None:
         self._batch, self._source, self._hash, self._search = batch, source, hash, search
+        self._progress = progress
         self._previous = Previous(batch, previous)
         self._parts = Parts(hash, PIECE_MAX + _AHEAD)
         self._rows: list[tuple[ObjectId, int]] = []
@@ -158,10 +176,14 @@ class _Ingest:
     def _add(self, part: Part, count: int, id: ObjectId) -> None:
         data = part.memory[:count]
         part.number = self._hash.update(data)
-        self._rows.append((self._batch.add_piece(data, id), count))
-        self._offset += count
+        self._append(self._batch.add_piece(data, id), count)
 
     def _take_hole(self, count: int) -> None:
         self._hash.update_zeros(count)
-        self._rows.append((HOLE, count))
+        self._append(HOLE, count)
+
+    def _append(self, id: ObjectId, count: int) -> None:
+        self._rows.append((id, count))
         self._offset += count
+        if self._progress is not None:
+            self._progress(count)
