@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, interruption, mount, output, repos, transfer, work
+from pfsmount.cli import files, history, interruption, log, mount, output, repos, transfer, work
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
@@ -50,7 +50,7 @@ app.command()(files.ls)
 app.command()(files.cat)
 app.command()(files.cp)
 app.command()(files.rm)
-app.command()(history.log)
+app.command()(log.log)
 app.command()(history.diff)
 app.command()(history.show)
 app.command()(history.lineage)

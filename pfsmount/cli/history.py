@@ -1,16 +1,16 @@
-"""`pfs log`, `diff`, `show`, `lineage`: what was, what changed, where it came from."""
+"""`pfs diff`, `show`, `lineage`: what changed, and where it came from."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pfsmount.cli import output
 from pfsmount.cli.files import Place, entry_at
+from pfsmount.cli.log import commit_json, commit_lines, first_line, how_made
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.ids import display, path_bytes
@@ -21,72 +21,6 @@ if TYPE_CHECKING:
     from pfsmount.repo.provenance import DatumInfo, Lineage
     from pfsmount.tree.diff import Change
     from pfsmount.tree.entry import Entry
-
-
-def log(
-    target: Annotated[str, typer.Argument(help="REPO[@REVISION]", metavar="TARGET")],
-    count: Annotated[int | None, typer.Option("--max-count", "-n", min=1, help="At most so many.")] = None,
-    oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Show the commits of a branch, newest first."""
-    parsed = parse_target(target)
-    with output.open_store() as store:
-        resolved = store.resolve(parsed.repo, parsed.revision)
-        commits = islice(store.history(resolved.commit), count)
-        if json:
-            output.print_json([commit_json(commit) for commit in commits])
-            return
-        if resolved.commit is None:
-            output.note(f"{target} has no commits yet")
-        for i, commit in enumerate(commits):
-            if oneline:
-                output.say(f"{commit.id.hex()[:12]}  {_first_line(commit.message)}")
-                continue
-            if i:
-                output.say()
-            for line in _commit_lines(commit):
-                output.say(line)
-
-
-def _first_line(text: str) -> str:
-    return display(text.split("\n", 1)[0])
-
-
-def _commit_lines(commit: Commit) -> Iterable[str]:
-    yield f"commit  {commit.id.hex()}"
-    yield f"author  {display(commit.author)}"
-    yield f"date    {output.local_time(commit.time_ns)} ({output.relative_time(commit.time_ns)})"
-    yield f"tree    {output.plural(commit.tree.files, 'file')}, {output.human_size(commit.tree.size)}"
-    yield f"made by {_how(commit)}"
-    for line in commit.message.split("\n"):
-        yield f"    {display(line)}"
-
-
-def _how(commit: Commit) -> str:
-    provenance = commit.provenance
-    if provenance is None:
-        return str(commit.origin.get("how", "unknown"))
-    inputs = ", ".join(f"{source['repo']}@{source['commit'][:12]}" for source in provenance["inputs"])
-    return f"{provenance['job']} from {inputs}"
-
-
-def commit_json(commit: Commit) -> dict[str, Any]:
-    """A commit as JSON."""
-    return {
-        "commit": commit.id.hex(),
-        "parents": [parent.hex() for parent in commit.parents],
-        "height": commit.height,
-        "author": commit.author,
-        "time_ns": commit.time_ns,
-        "message": commit.message,
-        "files": commit.tree.files,
-        "size": commit.tree.size,
-        "tree": commit.tree.id.hex(),
-        "content_id": commit.tree.content.hex(),
-        "origin": commit.origin,
-        "provenance": commit.provenance,
-    }
 
 
 def diff(
@@ -194,7 +128,7 @@ def show(target: Place, json: JsonFlag = False) -> None:
             return
         from pfsmount.tree.diff import diff as diff_trees
 
-        for line in _commit_lines(commit):
+        for line in commit_lines(store, commit):
             output.say(line)
         output.say()
         before = store.read_commit(commit.parents[0]).tree if commit.parents else None
@@ -265,9 +199,9 @@ def _print_lineage(node: Lineage, first: str, rest: str) -> None:
         output.say(f"{rest}  {node.missing}")
         return
     if commit.provenance is None:
-        how = {"mount": "written through the mount", "put": "put"}.get(str(commit.origin.get("how")), _how(commit))
+        how = {"mount": "written through the mount", "put": "put"}.get(str(commit.origin.get("how")), how_made(commit))
         output.say(f"{rest}  {how} by {display(commit.author)}, {output.local_time(commit.time_ns)[:16]}")
-        output.say(f'{rest}  "{_first_line(commit.message)}"')
+        output.say(f'{rest}  "{first_line(commit.message)}"')
         return
     _print_job(commit, rest)
     job = (commit.provenance or {}).get("job")

@@ -152,6 +152,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_list(values: Iterable[Any]) -> None:
+    """As `print_json` of a list, each value as soon as it is there."""
+    empty = True
+    for value in values:
+        text = json.dumps(value, indent=2, ensure_ascii=True).replace("\n", "\n  ")
+        sys.stdout.write(("[" if empty else ",") + "\n  " + text)
+        empty = False
+    sys.stdout.write("[]\n" if empty else "\n]\n")
+
+
 def table(rows: Iterable[Sequence[str]], headers: Sequence[str] | None = None) -> None:
     """Rows in columns; a column whose cells all look like numbers is set to the right."""
     lines = [list(row) for row in rows]

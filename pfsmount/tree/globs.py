@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pfsmount.errors import InvalidInput
-from pfsmount.ids import EntryName, RepoPath, display
+from pfsmount.ids import EntryName, ObjectId, RepoPath, display
 from pfsmount.objects.store import Reader
-from pfsmount.tree.diff import diff
+from pfsmount.tree.diff import diff, directory_pairs, lookup_both
 from pfsmount.tree.directory import entries, find, lookup
-from pfsmount.tree.entry import Entry
+from pfsmount.tree.entry import Entry, decode_entry
 
 _QUANTIFIED = {"@": "({})", "": "({})", "?": "((?:{})?)", "*": "((?:{})*)", "+": "((?:{})+)"}
 _CLASSES = {
@@ -188,6 +188,49 @@ class Glob:
                     before, after = find(objects, old, path), find(objects, new, path)
                     if before is None or after is None or not before.same_content(after):
                         yield GlobChange(path, before, after)
+
+    def differs(self, objects: Reader, old: Entry | None, new: Entry | None) -> bool:
+        """Whether two trees differ in any way at a path that matches, or below one.
+
+        Looks only where a match can be and both sides differ, and ends at the first. Raises NotFound, Corrupt.
+        """
+        return old != new if self.is_root else self._differs(objects, old, new, 0)
+
+    def _differs(self, objects: Reader, old: Entry | None, new: Entry | None, depth: int) -> bool:
+        if depth == len(self._parts):
+            assert self._tail is not None
+            return any(self._in_tail(change.path) for change in diff(objects, old, new))
+        last = depth + 1 == len(self._parts) and self._tail is None
+        return any(
+            last or self._differs(objects, before, after, depth + 1)
+            for before, after in self._differing(objects, _directory_id(old), _directory_id(new), depth)
+        )
+
+    def _in_tail(self, path: RepoPath) -> bool:
+        """Whether a path below, or a directory on the way to it, matches from the first `**` on."""
+        assert self._tail is not None
+        return any(self._tail.fullmatch(os.fsdecode(b"/".join(path[:end]))) for end in range(1, len(path) + 1))
+
+    def _differing(
+        self, objects: Reader, old: ObjectId | None, new: ObjectId | None, depth: int
+    ) -> Iterator[tuple[Entry | None, Entry | None]]:
+        """The entries of two directories that differ and match one part."""
+        part, regex = self._parts[depth], self._regexes[depth]
+        if part.literal is not None:
+            before, after = lookup_both(objects, old, new, os.fsencode(part.literal))
+            if before != after:
+                yield before, after
+            return
+        for name, left, right in directory_pairs(objects, objects, old, new) if old != new else ():
+            if regex.fullmatch(os.fsdecode(name)):
+                yield (
+                    None if left is None else decode_entry(left.fixed, left.extra),
+                    None if right is None else decode_entry(right.fixed, right.extra),
+                )
+
+
+def _directory_id(entry: Entry | None) -> ObjectId | None:
+    return entry.id if entry is not None and entry.is_directory else None
 
 
 def _compile(regex: str) -> re.Pattern[str]:
