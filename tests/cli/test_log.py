@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,7 +14,7 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import parse_path
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
-from pfsmount.tree.content import ingest_bytes
+from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
 from tests.conftest import Run, run_command
@@ -24,7 +23,7 @@ STRANGE = (b"new\nline", b"not utf-8 \xff\xfe", b"*?[]{}!()@+^", b"x" * 255, "gr
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Commits 'first' (all files), then one for each change, then one that removes. Nobody changes it."""
     path = tmp_path_factory.mktemp("log") / "store"
     names = (b"top.jpg", b"2026/cat.jpg", b"2026/sub/dog.jpg", b"2026/notes.txt", *STRANGE)
@@ -42,7 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     def run(*args: str | bytes) -> subprocess.CompletedProcess[str]:
         return run_command("pfsmount.cli.app", path, *args)
 
-    yield run
+    return run
 
 
 def commit(store: Store, message: str, files: dict[bytes, bytes | None]) -> None:
