@@ -14,9 +14,9 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import parse_path
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
-from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.ingest import ingest_bytes
 from tests.conftest import Run, run_command
 
 STRANGE = (b"new\nline", b"not utf-8 \xff\xfe", b"*?[]{}!()@+^", b"x" * 255, "größe".encode())
