@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, interruption, log, mount, output, repos, transfer, work
+from pfsmount.cli import files, history, interruption, log, mount, output, refs, repos, transfer, work
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
@@ -43,7 +43,8 @@ def options(
 
 app.command()(repos.init)
 app.add_typer(repos.repo_app, name="repo")
-app.command()(repos.branch)
+app.command()(refs.branch)
+app.command()(refs.tag)
 app.command()(transfer.put)
 app.command()(transfer.get)
 app.command()(files.ls)
@@ -53,6 +54,8 @@ app.command()(files.rm)
 app.command()(log.log)
 app.command()(history.diff)
 app.command()(history.show)
+app.command()(refs.reflog)
+app.command()(refs.reset)
 app.command()(history.lineage)
 app.command()(work.status)
 app.command()(work.commit)

@@ -10,7 +10,7 @@ import typer
 
 from pfsmount.cli import output
 from pfsmount.cli.files import Place, entry_at
-from pfsmount.cli.log import commit_json, commit_lines, first_line, how_made
+from pfsmount.cli.log import commit_json, commit_lines, how_made
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.ids import display, path_bytes
@@ -201,7 +201,7 @@ def _print_lineage(node: Lineage, first: str, rest: str) -> None:
     if commit.provenance is None:
         how = {"mount": "written through the mount", "put": "put"}.get(str(commit.origin.get("how")), how_made(commit))
         output.say(f"{rest}  {how} by {display(commit.author)}, {output.local_time(commit.time_ns)[:16]}")
-        output.say(f'{rest}  "{first_line(commit.message)}"')
+        output.say(f'{rest}  "{output.first_line(commit.message)}"')
         return
     _print_job(commit, rest)
     job = (commit.provenance or {}).get("job")

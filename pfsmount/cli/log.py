@@ -106,7 +106,7 @@ def _print_commits(store: Store, commits: Iterable[Commit], oneline: bool) -> in
     shown = 0
     for commit in commits:
         if oneline:
-            output.say(f"{commit.id.hex()[:12]}  {first_line(commit.message)}")
+            output.say(f"{commit.id.hex()[:12]}  {output.first_line(commit.message)}")
         else:
             if shown:
                 output.say()
@@ -116,18 +116,13 @@ def _print_commits(store: Store, commits: Iterable[Commit], oneline: bool) -> in
     return shown
 
 
-def first_line(text: str) -> str:
-    """The first line of a message, for a terminal."""
-    return display(text.split("\n", 1)[0])
-
-
 def commit_lines(store: Store, commit: Commit) -> Iterator[str]:
     """A commit for people."""
     from pfsmount.repo.history import merged
 
     yield f"commit  {commit.id.hex()}"
     for one in merged(store.objects, commit):
-        what = f"{output.plural(one.commits, 'commit')}, the last: {first_line(one.parent.message)}"
+        what = f"{output.plural(one.commits, 'commit')}, the last: {output.first_line(one.parent.message)}"
         yield f"merge   {one.parent.id.hex()[:12]} ({what})"
     yield f"author  {display(commit.author)}"
     yield f"date    {output.local_time(commit.time_ns)} ({output.relative_time(commit.time_ns)})"

@@ -207,6 +207,11 @@ def local_time(time_ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
+def first_line(text: str) -> str:
+    """The first line of a message, for a terminal."""
+    return display(text.split("\n", 1)[0])
+
+
 def plural(count: int, noun: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

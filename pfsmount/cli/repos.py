@@ -1,4 +1,4 @@
-"""`pfs init`, `pfs repo …`, `pfs branch`."""
+"""`pfs init`, `pfs repo …`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfsmount.cli import output
-from pfsmount.errors import InvalidInput, NotPermitted
-from pfsmount.revision import check_repo_name, parse_target
+from pfsmount.errors import NotPermitted
+from pfsmount.revision import check_repo_name
 
 if TYPE_CHECKING:
-    from pfsmount.repo.refs import RepoInfo
+    from pfsmount.repo.refs import RefInfo, RepoInfo
     from pfsmount.repo.store import Store
 
 repo_app = typer.Typer(
@@ -90,11 +90,32 @@ def inspect(name: Annotated[str, typer.Argument(help="The repo.")], json: JsonFl
             f"  {repo['name']}@{branch['name']}",
             (branch["commit"] or "no commit yet")[:12],
             output.plural(branch["commits"], "commit"),
-            branch["message"],
+            output.first_line(branch["message"]),
         )
         for branch in repo["branches"]
     ]
     output.table(rows)
+    if repo["tags"]:
+        output.say("tags")
+        output.table(
+            [
+                (f"  {repo['name']}@{tag['name']}", tag["commit"][:12], output.first_line(tag["message"]))
+                for tag in repo["tags"]
+            ]
+        )
+
+
+@repo_app.command("default")
+def default(
+    name: Annotated[str, typer.Argument(help="The repo.")],
+    branch: Annotated[str, typer.Argument(help="What the repo's name alone is to mean.")],
+) -> None:
+    """Choose the default branch of a repo."""
+    from pfsmount.repo.pointers import set_default_branch
+
+    with output.open_store() as store:
+        set_default_branch(store, name, branch)
+    output.say(f"{name} now means {name}@{branch}")
 
 
 @repo_app.command("delete")
@@ -117,97 +138,32 @@ def delete(
 
 def describe(store: Store, repo: RepoInfo) -> dict[str, Any]:
     """A repo as JSON."""
-    branches = []
-    files = size = 0
-    changed = repo.created_ns
-    for ref in store.branches(repo.name):
-        commit = None if ref.commit is None else store.read_commit(ref.commit)
-        branches.append(
-            {
-                "name": ref.name,
-                "commit": None if commit is None else commit.id.hex(),
-                "commits": 0 if commit is None else commit.height + 1,
-                "message": "" if commit is None else commit.message,
-            }
-        )
-        if commit is not None:
-            changed = max(changed, commit.time_ns)
-            if ref.name == repo.default_branch:
-                files, size = commit.tree.files, commit.tree.size
+    from pfsmount.repo.refs import RefKind
+
+    branches = [describe_ref(store, ref) for ref in store.branches(repo.name)]
+    first = next((ref.commit for ref in store.branches(repo.name) if ref.name == repo.default_branch), None)
+    tree = store.empty_root() if first is None else store.read_commit(first).tree
     return {
         "name": repo.name,
         "description": repo.description,
         "created_ns": repo.created_ns,
-        "changed_ns": changed,
+        "changed_ns": max([repo.created_ns, *(branch["time_ns"] or 0 for branch in branches)]),
         "default_branch": repo.default_branch,
-        "files": files,
-        "size": size,
+        "files": tree.files,
+        "size": tree.size,
         "branches": branches,
+        "tags": [describe_ref(store, ref) for ref in store.refs(repo.name, RefKind.TAG)],
     }
 
 
-def branch(
-    target: Annotated[
-        str, typer.Argument(help="REPO lists its branches; REPO@NAME makes a branch.", metavar="REPO[@NAME]")
-    ],
-    start: Annotated[
-        str | None, typer.Argument(help="Where the new branch starts; default: the default branch.")
-    ] = None,
-    delete: Annotated[
-        bool, typer.Option("--delete", "-d", help="Delete the branch; its commits stay readable by id.")
-    ] = False,
-    empty: Annotated[bool, typer.Option("--empty", help="Start without any commit.")] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Delete uncommitted work of the branch too.")] = False,
-    json: JsonFlag = False,
-) -> None:
-    """List, make or delete branches."""
-    parsed = parse_target(target)
-    name = parsed.revision.base
-    if parsed.path is not None or (name is not None and not parsed.revision.is_plain):
-        raise InvalidInput(f"'{target}' is not REPO or REPO@BRANCH")
-    with output.open_store() as store:
-        if name is None:
-            _list_branches(store, parsed.repo, json)
-        elif delete:
-            _delete_branch(store, parsed.repo, name, force)
-        else:
-            _create_branch(store, parsed.repo, name, start, empty)
-
-
-def _list_branches(store: Store, repo: str, json: bool) -> None:
-    info = describe(store, store.repo(repo))
-    if json:
-        output.print_json(info["branches"])
-        return
-    rows = [
-        (
-            ("* " if branch["name"] == info["default_branch"] else "  ") + branch["name"],
-            (branch["commit"] or "no commit yet")[:12],
-            branch["message"],
-        )
-        for branch in info["branches"]
-    ]
-    output.table(rows)
-
-
-def _create_branch(store: Store, repo: str, name: str, start: str | None, empty: bool) -> None:
-    if empty and start is not None:
-        raise InvalidInput("--empty and a start exclude each other")
-    source = parse_target(start if start is not None and "@" in start else f"{repo}@{start}" if start else repo)
-    if source.repo != repo:
-        raise InvalidInput(
-            f"a branch of '{repo}' cannot start at a commit of '{source.repo}'",
-            hint="'pfs cp' brings files over without copying data",
-        )
-    commit = None if empty else store.resolve(repo, source.revision).commit
-    store.create_branch(repo, name, None if commit is None else commit.id)
-    where = "without commits" if commit is None else f"at {commit.id.hex()[:12]}"
-    output.say(f"made branch {repo}@{name} {where}")
-
-
-def _delete_branch(store: Store, repo: str, name: str, force: bool) -> None:
-    from pfsmount.repo.removal import delete_branch
-
-    ref = delete_branch(store, repo, name, force=force)
-    kept = "" if ref.commit is None else f"; its head {ref.commit.hex()[:12]} stays readable by id"
-    output.say(f"deleted branch {repo}@{name}{kept}")
+def describe_ref(store: Store, ref: RefInfo) -> dict[str, Any]:
+    """A branch or tag as JSON."""
+    commit = None if ref.commit is None else store.read_commit(ref.commit)
+    return {
+        "name": ref.name,
+        "commit": None if commit is None else commit.id.hex(),
+        "commits": 0 if commit is None else commit.height + 1,
+        "message": "" if commit is None else commit.message,
+        "author": None if commit is None else commit.author,
+        "time_ns": None if commit is None else commit.time_ns,
+    }

@@ -22,7 +22,7 @@ def delete_repo(store: Store, name: str, *, force: bool) -> None:
     """
     repo = store.repo(name)
     top = store.path / "worktrees" / f"{repo.id:016x}"
-    with _all_locked(sorted(top.iterdir()) if top.is_dir() else [], name, force=force):
+    with worktrees_locked(sorted(top.iterdir()) if top.is_dir() else [], f"{name} was not deleted", force=force):
         store.delete_repo(name)
         shutil.rmtree(top, ignore_errors=True)
 
@@ -34,7 +34,7 @@ def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) ->
     """
     info = store.repo(repo)
     paths = worktree_paths(store.path, info, name)
-    with _all_locked(paths, f"{repo}@{name}", force=force):
+    with worktrees_locked(paths, f"{repo}@{name} was not deleted", force=force):
         ref = store.delete_branch(repo, name)
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
@@ -42,8 +42,13 @@ def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) ->
 
 
 @contextmanager
-def _all_locked(paths: list[Path], what: str, *, force: bool) -> Iterator[None]:
-    """Hold the owner's lock of each worktree, so that nobody begins to write to it meanwhile."""
+def worktrees_locked(
+    paths: list[Path], refusal: str, *, force: bool, hint: str = "commit or discard them first, or use --force"
+) -> Iterator[None]:
+    """Hold the owner's lock of each worktree, so that nobody begins to write to it meanwhile.
+
+    `refusal` begins the message of what is raised. Raises Busy (a mount has uncommitted work), NotPermitted (such work is on disk, without `force`).
+    """
     with ExitStack() as stack:
         for path in paths:
             fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,12 +57,12 @@ def _all_locked(paths: list[Path], what: str, *, force: bool) -> Iterator[None]:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(
-                    f"{what} was not deleted: a mount has uncommitted changes of it",
+                    f"{refusal}: a mount has uncommitted changes of it",
                     hint="commit or discard them, or unmount",
                 ) from None
             if not force and any(path.glob("journal.*")):
                 raise NotPermitted(
-                    f"{what} was not deleted: it has uncommitted changes",
-                    hint="commit or discard them first, or use --force",
+                    f"{refusal}: it has uncommitted changes",
+                    hint=hint,
                 )
         yield

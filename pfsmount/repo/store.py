@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,13 @@ class Store:
 
     # Refs
 
+    @contextmanager
+    def change_refs(self) -> Iterator[Transaction]:
+        """A durable change of repos and refs: all of it when the block ends, none when it raises; then its lines in refs.log."""
+        with self.objects.index.write() as txn:
+            yield txn
+        self._append_log()
+
     def refs(self, repo: str, kind: RefKind = RefKind.BRANCH) -> list[RefInfo]:
         """All refs of a kind, by name. Raises NotFound."""
         with self.objects.index.read() as txn:
@@ -258,7 +265,7 @@ class Store:
 
         names = [ref.name for kind in (RefKind.BRANCH, RefKind.TAG) for ref in self.refs(repo, kind)]
         near = difflib.get_close_matches(text, names, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"branches: {', '.join(names) or 'none'}"
+        hint = f"did you mean '{near[0]}'?" if near else f"branches and tags: {', '.join(names) or 'none'}"
         return NotFound(f"'{repo}' has no branch, tag or commit '{text}'", hint=hint)
 
     # Revisions
