@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, interruption, log, mount, output, refs, repos, transfer, work
+from pfsmount.cli import files, history, interruption, log, mount, output, refs, repos, search, transfer, usage, work
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
@@ -51,6 +51,10 @@ app.command()(files.ls)
 app.command()(files.cat)
 app.command()(files.cp)
 app.command()(files.rm)
+app.command()(search.find)
+app.command()(search.glob)
+app.command(context_settings={"help_option_names": ["--help"]})(usage.du)  # its -h is that of du
+app.command()(usage.stats)
 app.command()(log.log)
 app.command()(history.diff)
 app.command()(history.show)

@@ -100,9 +100,9 @@ def ls(
         parsed = parse_target(target)
         listed = _listing(store, parsed, recursive)
         if json:
-            output.print_json([_entry_json(path, entry) for path, entry in listed])
+            output.print_json([entry_json(path, entry) for path, entry in listed])
         elif long:
-            output.table([_long_row(path, entry) for path, entry in listed])
+            output.table([long_row(path, entry) for path, entry in listed])
         else:
             for path, entry in listed:
                 output.say(display(b"/".join(path)) + ("/" if entry.is_directory else ""))
@@ -130,7 +130,8 @@ def _listing(store: Store, target: Target, recursive: bool) -> Iterator[tuple[Re
                 bar.update(files)
 
 
-def _entry_json(path: RepoPath, entry: Entry) -> dict[str, Any]:
+def entry_json(path: RepoPath, entry: Entry) -> dict[str, Any]:
+    """What lies at a path, as JSON."""
     found: dict[str, Any] = {
         "path": os.fsdecode(b"/".join(path)),
         "kind": entry.kind.name.lower(),
@@ -149,7 +150,8 @@ def _entry_json(path: RepoPath, entry: Entry) -> dict[str, Any]:
     return found
 
 
-def _long_row(path: RepoPath, entry: Entry) -> tuple[str, ...]:
+def long_row(path: RepoPath, entry: Entry) -> tuple[str, ...]:
+    """Mode, size, time, id and name, as 'ls -l' shows them."""
     bits = {1: stat.S_IFREG, 2: stat.S_IFDIR, 3: stat.S_IFLNK}[entry.kind]
     name = display(b"/".join(path)) + ("/" if entry.is_directory else "")
     if entry.target is not None:

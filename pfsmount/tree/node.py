@@ -108,6 +108,11 @@ class Node:
         _, fixed, extra = self.leaf_item(i)
         return decode_entry(fixed, extra)
 
+    def kind_and_size(self, i: int) -> tuple[int, int]:
+        """Kind and size of the i-th entry of a leaf, without decoding the rest."""
+        start = i * FIXED.size
+        return self._fixed[start], int(_SIZE.unpack_from(self._fixed, start + _SIZE_AT)[0])
+
     def child(self, i: int) -> Child:
         """The i-th child of an inner node."""
         return Child(self.names[i], *_INNER.unpack_from(self._fixed, i * _INNER.size))
