@@ -46,7 +46,9 @@ def du(
         raise InvalidInput("--summarize and --max-depth exclude each other")
     parsed = [parse_target(text) for text in targets]
     with output.open_store() as store, output.Progress("measuring") as bar:
-        starts = [_Start(str(target).partition(":")[0], target.path or (), entry_at(store, target)) for target in parsed]
+        starts = [
+            _Start(str(target).partition(":")[0], target.path or (), entry_at(store, target)) for target in parsed
+        ]
         lines = _lines(store, starts, 0 if summarize else depth, None if apparent else bar)
         if json:
             output.print_json_list(_line_json(line) for line in lines)
@@ -99,7 +101,11 @@ def _lines(store: Store, starts: list[_Start], depth: int | None, bar: output.Pr
 
     meter = TreeMeter(store.objects, lambda count: bar.update(note=f"{count:,} objects") if bar else None)
     for start in starts:
-        found = directories(store.objects, start.path, start.entry, depth) if bar is None else meter.measure(*start[1:], depth)
+        found = (
+            directories(store.objects, start.path, start.entry, depth)
+            if bar is None
+            else meter.measure(*start[1:], depth)
+        )
         for path, entry, stored in found:
             files = entry.files if entry.is_directory else 1
             place = f"{start.text}:{os.fsdecode(path_bytes(path))}"
