@@ -134,9 +134,9 @@ def stats(json: JsonFlag = False) -> None:
     rows = [
         (
             repo.name,
-            output.plural(repo.branches, "branch").replace("branchs", "branches"),
-            output.plural(repo.commits, "commit"),
-            output.plural(repo.heads.count, "file"),
+            f"{repo.branches:,}",
+            f"{repo.commits:,}",
+            f"{repo.heads.count:,}",
             output.human_size(repo.heads.size),
             output.human_size(repo.versions.size),
             output.human_size(repo.stored),
@@ -145,7 +145,7 @@ def stats(json: JsonFlag = False) -> None:
         for repo in usage.repos
     ]
     output.say()
-    output.table(rows, ("repo", "branches", "commits", "in heads", "size", "all versions", "stored", "only here"))
+    output.table(rows, ("repo", "branches", "commits", "files in heads", "size", "all versions", "stored", "only here"))
 
 
 def _stats_lines(usage: StoreUsage) -> Iterator[str]:
