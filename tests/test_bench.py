@@ -18,7 +18,7 @@ from tools.bench_suite.__main__ import MODULES
 from tools.bench_suite.bench import Bench
 from tools.bench_suite.commit_rows import count_syncs
 from tools.bench_suite.measure import Result, run_row
-from tools.bench_suite.report import as_json, table
+from tools.bench_suite.report import as_json, summary, table
 from tools.bench_suite.row import (
     SMALL,
     Contest,
@@ -114,6 +114,7 @@ def test_medians_ratios_and_goals(workspace: Path) -> None:
     assert "10 files/s" in shown
     assert "goal ≥ 11 files/s MISSED" in shown
     assert "MISSED" not in table([result], SMALL)
+    assert summary([result], Sizes()) == "1 rows; 3 of 5 goals met; missed: name"
 
 
 def test_what_cannot_be_measured_says_why(workspace: Path) -> None:
@@ -125,6 +126,7 @@ def test_what_cannot_be_measured_says_why(workspace: Path) -> None:
 
     results = [run(row(set_up=set_up), workspace) for set_up in (unavailable, broken)]
     assert [result.status for result in results] == ["not available", "failed"]
+    assert summary(results, SMALL) == "0 rows; not available: name; failed: name"
     shown = table(results, SMALL)
     assert "not available: the moon is full" in shown
     assert "failed: sh: exit code 3: no way" in shown
@@ -166,30 +168,23 @@ def test_syncs_are_counted_between_the_marks() -> None:
     assert count_syncs(trace.splitlines()) == {"fdatasync": 1, "fsync": 1, "write to O_DSYNC": 1}
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_what_it_measured_and_nothing_else(tmp_path: Path) -> None:
     """Also what an earlier run left that was killed outright is deleted."""
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     (tmp_path / f"work-{int(dead.stdout)}" / "store").mkdir(parents=True)
-    command: list[str | Path] = [
-        sys.executable,
-        "-P",
-        "-m",
-        "tools.bench_suite",
-        "--only",
-        "commit-one",
-        "--dir",
-        tmp_path,
-    ]
+    command: list[str | Path] = [sys.executable, "-P", "-m", "tools.bench_suite", "--small", "--dir", tmp_path]
+    command += ["--json", tmp_path / "results.json", "--only", "diff", *(["put-small"] * 50)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # it has made its directory
+        assert any(line.startswith(b"diff") for line in process.stdout)
         assert (tmp_path / f"work-{process.pid}").is_dir()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 1
     assert b"Traceback" not in said
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["results.json"]
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["name"] == "diff"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tools.bench_suite import (
 from tools.bench_suite.bench import PROJECT, Bench
 from tools.bench_suite.machine import describe_machine, machine_facts
 from tools.bench_suite.measure import Result, run_row
-from tools.bench_suite.report import as_json, table
+from tools.bench_suite.report import as_json, summary, table
 from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
 
 # Importing them registers their rows; this is the order in which they are run.
@@ -48,25 +48,30 @@ def main() -> int:
     base = (options.dir or _own_directory()).absolute()
     _delete_leftovers(base)
     wanted = options.only or [name for name, row in rows.items() if options.heavy or not row.heavy]
-    with Bench(base / f"work-{os.getpid()}", sizes) as bench:
-        facts = machine_facts(bench.directory)
-        print(describe_machine(facts) + "\n", flush=True)
-        results = [_run(rows[name], bench, options.repeat) for name in wanted]
+    base.mkdir(parents=True, exist_ok=True)
+    facts = machine_facts(base)
+    print(describe_machine(facts) + "\n", flush=True)
+    results: list[Result] = []
+    try:
+        with Bench(base / f"work-{os.getpid()}", sizes) as bench:
+            for name in wanted:
+                results.append(_run(rows[name], bench, options.repeat))
+                print(table(results[-1:], sizes), flush=True)
+            _progress("deleting what was made")
         _progress("")
-    print(table(results, sizes))
-    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(started))
-    path: Path = options.json or _own_directory() / f"{stamp}.json"
-    when = {"started": started, "seconds": time.time() - started, "repeat": options.repeat, "small": options.small}
-    path.write_text(json.dumps(as_json(results, sizes, facts, when), indent=1, ensure_ascii=False) + "\n")
-    print(f"\n{time.time() - started:.0f} s in all; also in {path}")
+    finally:  # an interrupted run has measured something, too
+        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(started))
+        path: Path = options.json or _own_directory() / f"{stamp}.json"
+        when = {"started": started, "seconds": time.time() - started, "repeat": options.repeat, "small": options.small}
+        path.write_text(json.dumps(as_json(results, sizes, facts, when), indent=1, ensure_ascii=False) + "\n")
+    print("\n" + summary(results, sizes))
+    print(f"{time.time() - started:.0f} s in all; also in {path}")
     return int(any(result.status == "failed" for result in results))
 
 
 def _run(row: Row, bench: Bench, repeat: int) -> Result:
     result = run_row(row, bench, repeat, lambda text: _progress(f"{row.name}: {text}"))
     _progress("")
-    if not sys.stdout.isatty() and not result.sides:
-        print(f"{row.name}: {result.status}: {result.reason}", file=sys.stderr, flush=True)
     return result
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from tools.bench_suite.measure import Measured, Result
 from tools.bench_suite.row import SMALL, Goal, Sizes, format_rate, format_value
 
+_WIDTHS = (36, 8, 21, 16, 6)
+"""At least so wide is each column, so that rows that are printed one by one stand below each other."""
+
 
 def table(results: Sequence[Result], sizes: Sizes) -> str:
     """All results, a line a side: median, in brackets the least and the greatest value, rate, ratio to ours, goal.
@@ -16,6 +19,7 @@ def table(results: Sequence[Result], sizes: Sizes) -> str:
     """
     lines = {result.row.name: [*_lines(result, sizes)] for result in results}
     widths = [max((len(line[i]) for group in lines.values() for line in group), default=0) for i in range(5)]
+    widths = [max(width, least) for width, least in zip(widths, _WIDTHS, strict=True)]
     text = []
     for result in results:
         text.append(result.title if result.sides else f"{result.title}: {result.status}: {result.reason}")
@@ -24,6 +28,23 @@ def table(results: Sequence[Result], sizes: Sizes) -> str:
             text.append(f"    {'  '.join(cells)}  {ratio.rjust(widths[4])}  {goal}".rstrip())
         text += [f"    ({note})" for note in result.notes]
     return "\n".join(text)
+
+
+def summary(results: Sequence[Result], sizes: Sizes) -> str:
+    """How many goals are met, and which rows miss one or were not measured."""
+    measured = [result for result in results if result.sides]
+    judged = [(result, goal.met(result.goal_value(goal, sizes))) for result in measured for goal in result.row.goals]
+    missed = dict.fromkeys(result.row.name for result, met in judged if not met)
+    parts = [f"{len(measured)} rows"]
+    if sizes != SMALL:
+        parts.append(f"{sum(met for _, met in judged)} of {len(judged)} goals met")
+        if missed:
+            parts.append(f"missed: {', '.join(missed)}")
+    for status in ("not available", "failed"):
+        names = [result.row.name for result in results if result.status == status]
+        if names:
+            parts.append(f"{status}: {', '.join(names)}")
+    return "; ".join(parts)
 
 
 def _lines(result: Result, sizes: Sizes) -> Iterator[tuple[str, str, str, str, str, str]]:
