@@ -14,8 +14,9 @@ table encodes them.
 | worktrees | repo id (8), branch, `+`, name | generation u64, base commit id (32) |
 | results | datum key (32) | a tree entry, last use |
 | descends | input commit id, output commit id | repo id (8) of the output |
-| stats | device u64 BE, inode u64 BE | what a local file was when it was read (`repo.stat_cache`) |
 | meta | name | u64 counters; `open`, kind u8, number u32 BE: an unsealed segment |
+
+The table `stats` is in an environment of its own, which is no part of the index (`repo.stat_cache`).
 
 Rules: one environment per process, never used across a fork; a transaction never spans I/O other than its own, hashing or an `await`; a
 read transaction lives for one call; a write transaction is short (see `StoreSettings.publish_entries`), because it holds the
@@ -56,6 +57,9 @@ class Table(enum.Enum):
     DESCENDS = b"descends"
     STATS = b"stats"
     META = b"meta"
+
+
+INDEX_TABLES = tuple(table for table in Table if table is not Table.STATS)
 
 
 class Transaction:
@@ -128,8 +132,8 @@ class Transaction:
 class Index:
     """One process' opening of a store's LMDB environment. Thread-safe; not usable after a fork."""
 
-    def __init__(self, path: Path, map_size: int) -> None:
-        """Open, creating what is missing. Raises Busy, Corrupt, NoSpace, PermissionDenied."""
+    def __init__(self, path: Path, map_size: int, tables: Sequence[Table] = INDEX_TABLES) -> None:
+        """Open, creating what is missing but the directory. Raises Busy, Corrupt, NoSpace, PermissionDenied."""
         self._pid = os.getpid()
         self._openers = _join_openers(path)
         try:
@@ -137,12 +141,12 @@ class Index:
                 self._env = lmdb.open(
                     os.fspath(path),
                     map_size=_map_size(map_size),
-                    max_dbs=len(Table) + 6,
+                    max_dbs=len(tables) + 6,
                     max_readers=_MAX_READERS,
                     mode=0o600,
                     meminit=False,
                 )
-                self._tables = {table: self._env.open_db(table.value) for table in Table}
+                self._tables = {table: self._env.open_db(table.value) for table in tables}
                 self._env.reader_check()
         except BaseException:
             os.close(self._openers)

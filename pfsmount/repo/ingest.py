@@ -29,7 +29,8 @@ _TRIES = 100
 def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, delete: bool, mtime_ns: int) -> Entry:
     """What `cp -rT` makes of `over` onto `base`: files are overwritten, directories joined, nothing deleted.
 
-    With `delete`, a directory becomes exactly `over`. Existing directories keep their attributes. Cost: the size of `over`; where there is
+    With `delete`, a directory becomes exactly `over`. A directory that is there keeps its attributes; those below take the ones of `over`, as with `cp -a`
+    and `rsync -a`. Cost: the size of `over`; where there is
     nothing at the target, none. Raises IsADirectory, NotADirectory when kinds clash.
     """
     if base is None or (delete and base.kind is not over.kind):
@@ -55,6 +56,8 @@ def _join(batch: Batch, base: Entry, over: Entry, path: RepoPath, mtime_ns: int)
     for name, entry in entries(batch, over.id):
         before = lookup(batch, base.id, name)
         after = lay_over(batch, before, entry, (*path, name), delete=False, mtime_ns=mtime_ns)
+        if after.is_directory:
+            after = replace_contents(entry, _summary_of(after))
         if after != before:
             changes[name] = after
         if len(changes) >= _CHANGES_AT_ONCE:
@@ -171,17 +174,14 @@ def put(
     """
     sources = list(sources)
     previous = _previous(store, repo, branch, target)
-    with store.objects.batch() as batch:
-        stats = StatCache(store.objects.index) if cache else None
-        files = LocalFiles(batch, progress, cache=stats, exclude=exclude)
+    with store.objects.batch() as batch, StatCache(store.objects) as stats:
+        files = LocalFiles(batch, progress, cache=stats if cache else None, exclude=exclude)
         placements = [_ingest_one(files, source, previous, several=len(sources) > 1) for source in sources]
 
         def edit(root: Entry) -> Entry:
             return place_all(batch, root, target, placements, into=into or len(sources) > 1, delete=delete)
 
         commit = commit_edit(store, batch, repo, branch, edit, message=message, origin=origin)
-    if stats is not None:
-        stats.flush()
     return commit, files.report
 
 

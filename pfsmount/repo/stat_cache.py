@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
+from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Index, Table
+from pfsmount.objects.store import ObjectStore
 
+T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
 _VALUE = struct.Struct("<Qqq32s")
 _AGE_NS = 60 * 1_000_000_000
@@ -34,14 +38,28 @@ _WORTH_BYTES = 64 << 20
 
 
 class StatCache:
-    """The table of one store, for one run of `put`."""
+    """The cache of one store, for one run of `put`. It lies in `cache/` of the store, an LMDB environment that anybody may delete.
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    A cache that cannot be opened or written is none: no method raises.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._opened: Index | None = None
+        self._broken = False
         self._local: dict[int, bool] = {}
         self._new: dict[bytes, bytes] = {}
         self._new_bytes = 0
         self._worth = False
+
+    def __enter__(self) -> StatCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.flush()
+        if self._opened is not None:
+            self._opened.close()
 
     def serves(self, fd: int) -> bool:
         """True when the times of the files in this open directory can be trusted."""
@@ -49,13 +67,12 @@ class StatCache:
         local = self._local.get(device)
         if local is None:
             local = self._local[device] = _filesystem_of(fd) in _LOCAL
-        return local
+        return local and not self._broken
 
     def find(self, infos: Sequence[os.stat_result]) -> list[ObjectId | None]:
         """The ids of the files with these stats, None where it is not known."""
         keys = [_key(info) for info in infos]
-        with self._index.read() as txn:
-            known = txn.get_many(Table.STATS, keys)
+        known = self._try(lambda index: _read(index, keys)) or {}
         return [_id_of(info, known.get(key)) for info, key in zip(infos, keys, strict=True)]
 
     def remember(self, info: os.stat_result, id: ObjectId, now_ns: int) -> None:
@@ -67,16 +84,37 @@ class StatCache:
                 self._write()
 
     def flush(self) -> None:
-        """Write what was noted, unless it is so little that reading it again costs less. Raises NoSpace."""
+        """Write what was noted, unless it is so little that reading it again costs less."""
         if self._worth or len(self._new) >= _WORTH_FILES or self._new_bytes >= _WORTH_BYTES:
             self._write()
 
     def _write(self) -> None:
         self._worth = True
-        with self._index.write() as txn:
-            for key, value in sorted(self._new.items()):
-                txn.put(Table.STATS, key, value)
+        self._try(lambda index: _write(index, self._new))
         self._new.clear()
+
+    def _try(self, action: Callable[[Index], T]) -> T | None:
+        """Do something with the environment, opened at its first use; an error ends the use of the cache."""
+        try:
+            if self._opened is None:
+                path = self._store.path / "cache"
+                path.mkdir(mode=0o700, exist_ok=True)
+                self._opened = Index(path, self._store.settings.map_size, (Table.STATS,))
+            return action(self._opened)
+        except (PfsError, OSError):
+            self._broken = True
+            return None
+
+
+def _read(index: Index, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    with index.read() as txn:
+        return txn.get_many(Table.STATS, keys)
+
+
+def _write(index: Index, pairs: Mapping[bytes, bytes]) -> None:
+    with index.write() as txn:
+        for key, value in sorted(pairs.items()):
+            txn.put(Table.STATS, key, value)
 
 
 def _key(info: os.stat_result) -> bytes:

@@ -112,6 +112,18 @@ def test_put_replaces_files_and_deletes_nothing(images: Run, tmp_path: Path) -> 
     assert images("ls", "images@master:/d").stdout == "two\n"
 
 
+def test_put_again_brings_the_attributes_of_directories(images: Run, photos: Path, tmp_path: Path) -> None:
+    """Those below the target, as cp -a and rsync -a do; and what is the same already is no commit."""
+    assert images("put", photos, "images@master:/").returncode == 0
+    (photos / "sub").chmod(0o700)
+    (photos / "sub" / "new").touch()
+    os.utime(photos / "sub", ns=(1, 5))
+    assert images("put", photos, "images@master:/").returncode == 0
+    assert images("get", "images@master:/", tmp_path / "out").returncode == 0
+    assert tree(tmp_path / "out") == tree(photos)
+    assert "nothing changed" in images("put", photos, "images@master:/").stdout
+
+
 def test_show_prints_the_id_that_b3sum_prints(images: Run, photos: Path) -> None:
     """The id of a file is its plain BLAKE3, at any size."""
     from blake3 import blake3

@@ -6,12 +6,13 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pfsmount.ids import EntryName
-from pfsmount.objects.index import Table
+from pfsmount.objects.index import Index, Table
 from pfsmount.repo import local_files, stat_cache
 from pfsmount.repo.ingest import put
 from pfsmount.repo.store import Store
@@ -38,6 +39,15 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (path / f"f{i:02}").write_bytes(b"%d" % i * 100)
     (path / "empty").touch()
     return path
+
+
+@contextmanager
+def cache_of(store: Store) -> Iterator[Index]:
+    """The cache itself."""
+    (store.path / "cache").mkdir(exist_ok=True)
+    index = Index(store.path / "cache", 1 << 30, (Table.STATS,))
+    yield index
+    index.close()
 
 
 def put_tree(store: Store, source: Path, *, cache: bool = True) -> dict[str, bytes]:
@@ -115,7 +125,7 @@ def test_a_content_that_the_store_does_not_have_is_read(
 ) -> None:
     """The cache may say what it likes."""
     put_tree(store, source)
-    with store.objects.index.write() as txn:
+    with cache_of(store) as index, index.write() as txn:
         for key, value in list(txn.scan(Table.STATS)):
             txn.put(Table.STATS, key, value[:-32] + bytes(31) + b"\1")
     names = reads(monkeypatch)
@@ -136,7 +146,7 @@ def test_young_files_are_not_remembered(store: Store, tmp_path: Path, monkeypatc
         assert put_tree(store, source)["mapped"][0] == 1
         mapped[0] = 2  # no times change now: the page is dirty
         assert put_tree(store, source)["mapped"][0] == 2
-    with store.objects.index.read() as txn:
+    with cache_of(store) as index, index.read() as txn:
         assert txn.count(Table.STATS) == 0
 
 
@@ -150,12 +160,19 @@ def test_old_files_are_remembered_where_times_can_be_trusted(
     (source / "a").write_bytes(b"a")
     fd = os.open(source, os.O_RDONLY)
     try:
-        local = stat_cache.StatCache(store.objects.index).serves(fd)
+        local = stat_cache.StatCache(store.objects).serves(fd)
         assert local == (stat_cache._filesystem_of(fd) in stat_cache._LOCAL)
     finally:
         os.close(fd)
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 61 * 10**9)
     put_tree(store, source)
-    with store.objects.index.read() as txn:
+    with cache_of(store) as index, index.read() as txn:
         assert txn.count(Table.STATS) == (1 if local else 0)
+
+
+def test_a_damaged_cache_is_no_cache(store: Store, source: Path) -> None:
+    put_tree(store, source)
+    (store.path / "cache" / "data.mdb").write_bytes(b"damaged" * 10_000)
+    (source / "f01").write_bytes(b"changed")
+    assert put_tree(store, source)["f01"] == b"changed"
