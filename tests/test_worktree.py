@@ -366,3 +366,22 @@ def test_extents() -> None:
     assert list(extents) == [(10, 25)]
     extents.clip(5)
     assert len(extents) == 0
+
+
+def test_a_large_file_renamed_over_its_old_version_shares_with_it(
+    store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What editors do: a new file, written whole, takes the old one's name. What it replaces is its earlier version."""
+    data = os.urandom(13 << 20)
+    put(worktree, "dir/large", data)
+    worktree.commit("base")
+    changed = data[:5_000_000] + b"inserted" + data[5_000_000:]
+    put(worktree, "dir/large.tmp", changed)
+    directory = at(worktree, "dir")
+    worktree.move(directory, b"large.tmp", directory, b"large")
+    before = sum(file.stat().st_size for file in (store.path / "segments").iterdir())
+    worktree.commit("saved")
+    after = sum(file.stat().st_size for file in (store.path / "segments").iterdir())
+    assert after - before < 5 << 20
+    assert read_all(worktree, "dir/large", len(changed)) == changed
+    assert whats(worktree) == {}

@@ -26,8 +26,9 @@ from pfsmount.repo.worktree_replay import DirectoryState, NextState
 from pfsmount.repo.worktree_turn import WorktreeTurn
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import edit_directory
-from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, file_entry, symlink_entry
+from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, file_entry, symlink_entry
 from pfsmount.tree.ingest import ingest_fd, ingest_overlay
+from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import with_xattrs
 
 
@@ -46,6 +47,8 @@ class PlannedFile:
     """Of its data file; 0: its content is the entry's."""
     overlay: tuple[int, list[tuple[int, int]], int] | None = None
     """Of a large file: base size, extents, size."""
+    replaces: tuple[Entry, EntryName] | None = None
+    """Of a new file: the directory in the base, and its name there, which an earlier version may have."""
     entry: Entry | None = None
     """The result."""
 
@@ -144,7 +147,10 @@ class WorktreeCommit(WorktreeTurn):
                 if name in change.hidden:
                     found.append((name, below, None))
             else:
-                found.append((name, below, self._plan_file(cut, node)))
+                planned = self._plan_file(cut, node)
+                if node.entry is None and plan.node.entry is not None:
+                    planned.replaces = plan.node.entry, EntryName(name)
+                found.append((name, below, planned))
         return found
 
     def _plan_directory(self, node: Node, whole: bool) -> PlannedDirectory:
@@ -238,7 +244,7 @@ class WorktreeCommit(WorktreeTurn):
             raise error_for(error, "reading a changed file") from error
         try:
             if planned.overlay is None:
-                return ingest_fd(batch, fd, previous=None if old is None else old.id)
+                return ingest_fd(batch, fd, previous=_previous(planned, batch, fd))
             assert old is not None
             base_size, extents, size = planned.overlay
             return ingest_overlay(batch, fd, base=old, base_size=base_size, extents=extents, size=size)
@@ -343,6 +349,15 @@ class WorktreeCommit(WorktreeTurn):
         else:
             after.places[node] = [place for place in own if place not in places]
             after.in_place[node] = change.in_place and primary not in places
+
+
+def _previous(planned: PlannedFile, batch: Batch, fd: int) -> ObjectId | None:
+    """The earlier version of a file: its own, or what stood where it was renamed to. Not looked up for small files, which share nothing."""
+    old = planned.node.entry
+    if old is None and planned.replaces is not None and os.fstat(fd).st_size > PIECE_MAX:
+        directory, name = planned.replaces
+        old = lookup(batch, directory.id, name)
+    return old.id if old is not None and old.kind is Kind.FILE else None
 
 
 def _differs(old: Entry | None, new: Entry | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.store import Batch
@@ -88,6 +89,7 @@ def _small_file(fd: int) -> bytes | None:
 
 _AHEAD = HEAD + WINDOW
 """Bytes behind a piece that are searched with it: an old piece may begin in its last bytes."""
+_HOLE_AT_ONCE = 256 * MIB
 
 
 class _Ingest:
@@ -176,14 +178,17 @@ class _Ingest:
     def _add(self, part: Part, count: int, id: ObjectId) -> None:
         data = part.memory[:count]
         part.number = self._hash.update(data)
-        self._append(self._batch.add_piece(data, id), count)
+        self._rows.append((self._batch.add_piece(data, id), count))
+        self._proceed(count)
 
     def _take_hole(self, count: int) -> None:
-        self._hash.update_zeros(count)
-        self._append(HOLE, count)
+        self._rows.append((HOLE, count))
+        for start in range(0, count, _HOLE_AT_ONCE):
+            part = min(_HOLE_AT_ONCE, count - start)
+            self._hash.update_zeros(part)
+            self._proceed(part)
 
-    def _append(self, id: ObjectId, count: int) -> None:
-        self._rows.append((id, count))
+    def _proceed(self, count: int) -> None:
         self._offset += count
         if self._progress is not None:
             self._progress(count)
