@@ -160,7 +160,7 @@ def test_conflicts_are_named_and_nothing_is_lost(
     assert [p.decode() for p in caught.value.paths] == [conflict]
     assert whats(worktree) == before
     assert read(worktree, "beside") == b"kept"
-    assert worktree.status().conflicts == (path(conflict),)
+    assert [found.path for found in worktree.status().conflicts] == [path(conflict)]
     worktree.discard([path(conflict)])
     assert worktree.commit("now").commit is not None
 

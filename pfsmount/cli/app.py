@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, interruption, log, mount, output, refs, repos, search, transfer, usage, work
+from pfsmount.cli import files, history, interruption, log, merge, mount, output, refs, repos, search, transfer, usage, work
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
@@ -64,6 +64,8 @@ app.command()(history.lineage)
 app.command()(work.status)
 app.command()(work.commit)
 app.command()(work.discard)
+app.command()(merge.merge)
+app.command()(merge.resolve)
 app.command()(mount.mount)
 app.command()(mount.umount)
 app.command()(mount.mounts)

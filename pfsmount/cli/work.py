@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfsmount.cli import output
+from pfsmount.cli.conflicts import pending_json, print_conflicts, print_pending
 from pfsmount.cli.files import MessageOption, writable_branch
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.errors import InvalidInput
@@ -17,6 +18,7 @@ from pfsmount.ids import RepoPath, display, parse_path, path_bytes
 from pfsmount.revision import Target, parse_target
 
 if TYPE_CHECKING:
+    from pfsmount.repo.merge import PendingLook
     from pfsmount.repo.store import Store
     from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
 
@@ -29,18 +31,24 @@ def status(
     json: JsonFlag = False,
 ) -> None:
     """Show uncommitted changes."""
+    from pfsmount.repo.merge import look
+
     with output.open_store() as store:
-        found = [read_status(store, repo, branch) for repo, branch in _branches(store, target)]
+        found = [
+            (read_status(store, repo, branch), look(store, repo, branch)) for repo, branch in _branches(store, target)
+        ]
     if target is None:
-        found = [one for one in found if _worth_saying(one)]
+        found = [one for one in found if _worth_saying(one[0]) or one[1] is not None]
     if json:
-        shown = [_status_json(one) for one in found]
+        shown = [_status_json(*one) for one in found]
         output.print_json(shown if target is None else shown[0])
         return
     if not found:
         output.say("no uncommitted changes anywhere")
-    for one in found:
-        _print_status(one)
+    for status, pending in found:
+        _print_status(status)
+        if pending is not None:
+            print_pending(pending, f"{status.repo}@{status.branch}")
 
 
 def _branches(store: Store, target: str | None) -> list[tuple[str, str]]:
@@ -62,14 +70,17 @@ def read_status(store: Store, repo: str, branch: str) -> WorktreeStatus:
         return worktree.status()
 
 
-def _status_json(status: WorktreeStatus) -> dict[str, Any]:
+def _status_json(status: WorktreeStatus, pending: PendingLook | None) -> dict[str, Any]:
+    from pfsmount.repo.conflicts import conflict_json
+
     return {
         "repo": status.repo,
         "branch": status.branch,
         "base": None if status.base is None else status.base.hex(),
         "head": None if status.head is None else status.head.hex(),
         "changes": [change_json(change) for change in status.changes],
-        "conflicts": [os.fsdecode(b"/".join(path)) for path in status.conflicts],
+        "conflicts": [conflict_json(conflict) for conflict in status.conflicts],
+        "merge": None if pending is None else pending_json(pending),
         "unversioned": [os.fsdecode(b"/".join(path)) for path in status.unversioned],
         "owner": status.owner,
     }
@@ -118,8 +129,8 @@ def _print_status(status: WorktreeStatus) -> None:
     if status.conflicts:
         head = "no commit" if status.head is None else status.head.hex()[:12]
         output.say(f"in conflict with {head}, which is on the branch now (yours is kept and shown):")
-        for path in status.conflicts:
-            output.say(f"C  {display(path_bytes(path))}")
+        print_conflicts(status.conflicts)
+        output.say(f"settle them: pfs resolve {status.repo}@{status.branch}:/PATH --mine|--theirs|--both")
 
 
 def commit(

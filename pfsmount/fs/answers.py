@@ -11,6 +11,7 @@ from typing import Any
 import pfsmount.errors as errors
 from pfsmount.errors import Conflict, PfsError
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
+from pfsmount.repo.conflicts import conflict_json, conflict_of
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
 from pfsmount.tree.entry import decode_entry
 
@@ -38,7 +39,7 @@ def status_json(status: WorktreeStatus) -> Answer:
         "head": None if status.head is None else status.head.hex(),
         "changes": [_change_json(change) for change in status.changes],
         "unversioned": [_path_text(path) for path in status.unversioned],
-        "conflicts": [_path_text(path) for path in status.conflicts],
+        "conflicts": [conflict_json(conflict) for conflict in status.conflicts],
         "owner": status.owner,
     }
 
@@ -68,7 +69,7 @@ def status_of(answer: Answer) -> WorktreeStatus:
         None if answer["head"] is None else parse_object_id(answer["head"]),
         tuple(_change_of(change) for change in answer["changes"]),
         tuple(parse_path(path) for path in answer["unversioned"]),
-        tuple(parse_path(path) for path in answer["conflicts"]),
+        tuple(conflict_of(conflict) for conflict in answer["conflicts"]),
         answer["owner"],
     )
 

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +21,18 @@ from pfsmount.errors import Busy, PfsError
 from pfsmount.fs.answers import Answer, Request, error_of, short_path, status_of
 from pfsmount.fs.records import MountRecord, live_mounts
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
+from pfsmount.repo.conflicts import last_changes
 from pfsmount.repo.overlay_nodes import Effects
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import CommitResult, Worktree, owner_of, worktree_path
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
+from pfsmount.tree.merge import Resolution
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 10
 _REFRESH_SECONDS = 2
 _TRIES = 5
+_LAST_MAX = 100
 
 
 def ask(path: Path, request: Request, *, timeout: float | None = None) -> Answer:
@@ -89,7 +93,16 @@ class OpenWorktree:
         if owner_of(self._path) is None and not any(self._path.glob("journal.*")):
             with Worktree.open(self._store, self._repo, self._branch) as worktree:  # nothing to take the lock for
                 return worktree.status()
-        return self._anyhow({"op": "status"}, status_of, _followed_status)
+        return self._with_last(self._anyhow({"op": "status"}, status_of, _followed_status))
+
+    def _with_last(self, status: WorktreeStatus) -> WorktreeStatus:
+        """The status with who changed the other side of each conflict last; for the first hundred. Here, because it reads many commits."""
+        if not status.conflicts or status.head is None:
+            return status
+        paths = [conflict.path for conflict in status.conflicts[:_LAST_MAX]]
+        found = last_changes(self._store.objects, self._store.read_commit(status.head), paths)
+        conflicts = tuple(replace(one, theirs_last=found.get(one.path)) for one in status.conflicts)
+        return replace(status, conflicts=conflicts)
 
     def changes(self) -> tuple[WorktreeChange, ...]:
         """The changes in `status`."""
@@ -111,6 +124,20 @@ class OpenWorktree:
             return CommitResult(commit, tuple(parse_path(path) for path in answer["unversioned"]), Effects([], []))
 
         done = self._anyhow(request, remote, lambda worktree: worktree.commit(message, paths, author=author))
+        refresh(self._store)
+        return done
+
+    def resolve(self, how: Resolution, paths: Sequence[RepoPath] | None = None) -> tuple[list[RepoPath], int]:
+        """Settle conflicts at and below `paths`, or all that are open: what was settled, and how many are open. Durable.
+
+        When none is open any more, the uncommitted work is on top of the branch's head. Raises NotFound, Busy, NoSpace, OSError, Corrupt.
+        """
+        request: Request = {"op": "resolve", "how": how.value, "paths": _texts(paths)}
+        done = self._anyhow(
+            request,
+            lambda answer: ([parse_path(path) for path in answer["settled"]], int(answer["open"])),
+            lambda worktree: worktree.resolve(how, paths)[:2],
+        )
         refresh(self._store)
         return done
 

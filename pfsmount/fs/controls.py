@@ -69,7 +69,9 @@ def status_text(status: WorktreeStatus) -> str:
     for change in status.changes:
         slash = "/" if change.kind == "dir" else ""
         lines.append(f"{letters[change.what]} {display_path(change.path)}{slash}")
-    lines += [f"! {display_path(path)}: changed on the branch too" for path in status.conflicts]
+    for conflict in status.conflicts:
+        settled = "" if conflict.resolution is None else f" (settled: {conflict.resolution.value})"
+        lines.append(f"! {display_path(conflict.path)}: changed on the branch too{settled}")
     lines += [f"- {display_path(path)}: not versioned" for path in status.unversioned]
     return "".join(f"{line}\n" for line in lines)
 

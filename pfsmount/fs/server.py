@@ -7,6 +7,7 @@
 | `{"op": "status", "repo", "branch"}` | see `status_json` |
 | `{"op": "commit", "repo", "branch", "message", "paths", "author"}` | `{"commit": id or null, "unversioned": [paths]}` |
 | `{"op": "discard", "repo", "branch", "paths"}` | `{}` |
+| `{"op": "resolve", "repo", "branch", "paths", "how": mine, theirs or both}` | `{"settled": [paths], "open": how many are not}` |
 
 An error is `{"error": {"kind", "message", "hint", "paths"}}`. The socket lies in the store's `run/`, which only its owner can enter.
 """
@@ -27,6 +28,7 @@ from pfsmount.fs.filesystem import Branch, Filesystem
 from pfsmount.fs.records import MountRecord
 from pfsmount.ids import RepoPath, parse_path, path_bytes
 from pfsmount.repo.overlay_nodes import ReadOnly
+from pfsmount.tree.merge import Resolution
 
 log = logging.getLogger(__name__)
 _LINE_MAX = 1 << 20
@@ -90,6 +92,9 @@ class ControlServer:
         if op == "discard":
             await branch.turning.discard(_paths(request))
             return {}
+        if op == "resolve":
+            settled, left = await branch.turning.resolve(Resolution(request["how"]), _paths(request))
+            return {"settled": [os.fsdecode(path_bytes(path)) for path in settled], "open": left}
         raise InvalidInput(
             f"the mount does not know the request '{op}'", hint="unmount and mount again after an upgrade"
         )

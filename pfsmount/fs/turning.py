@@ -23,6 +23,7 @@ from pfsmount.repo.worktree import CommitResult
 from pfsmount.repo.worktree_status import WorktreeStatus
 from pfsmount.tree.diff import Change, diff
 from pfsmount.tree.entry import Entry
+from pfsmount.tree.merge import Resolution
 
 T = TypeVar("T")
 _RETRIES = 8
@@ -237,6 +238,19 @@ class Turning:
             await self._tell(effects)
             await in_thread(worktree.data.empty_trash)
             await self._follow()
+
+    async def resolve(self, how: Resolution, paths: Collection[RepoPath] | None) -> tuple[list[RepoPath], int]:
+        """Settle conflicts at and below `paths`, or all: what was settled, and how many are open. Raises NotFound, ReadOnly, NoSpace."""
+        worktree = self.place.worktree
+        await in_thread(self._kernel.sync_pages)
+        async with self._turning:
+            await self._follow()
+            if worktree.foreign is not None:
+                raise worktree.not_ours()
+            chosen = worktree.record_decisions(how, paths)
+            await in_thread(lambda: worktree.sync_now([]))
+            await self._follow()
+            return chosen, worktree.open_conflicts
 
     async def status(self) -> WorktreeStatus:
         """What is uncommitted. Raises OSError, Corrupt."""

@@ -18,6 +18,7 @@ Whole lines behind that one mean that the file was damaged: then nobody may writ
 | `["size", n, size]` | of the base's content only the first `size` bytes still show |
 | `["extent", n, offset, length]` | this range is in `data/<n>`, the rest is the base's |
 | `["entry", n, fixed, extra]` | content by reference: the two parts of a tree entry, base64 |
+| `["resolve", path, how, fits]` | a conflict with the branch is settled: mine, theirs or both; `fits` says what the decision is about |
 
 `n` and `parent` are numbers local to the journal; 1 is the root and no number is used twice. `t` is the time in ns that the directories
 got. Size and time of a file that has `data/<n>` are those of that file: the kernel keeps them through a crash of the daemon without a line

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 from pfsmount.errors import IsADirectory, NotADirectory
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ObjectId, RepoPath
 from pfsmount.objects.segment import Location, SegmentReader
 from pfsmount.objects.store import DecodedCache, ObjectStore, Reader
 from pfsmount.repo.overlay_data import DataFiles
@@ -34,6 +34,7 @@ from pfsmount.repo.overlay_nodes import (
 )
 from pfsmount.tree.directory import entries, lookup
 from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.merge import Resolution
 from pfsmount.tree.xattrs import load_xattrs
 
 ROOT_INO = 1
@@ -104,6 +105,8 @@ class Overlay:
         self.owns_data = True
         """False while another process writes to the data files: then each stat asks them."""
         self._next_new = FIRST_NEW
+        self.decisions: dict[RepoPath, tuple[Resolution, str]] = {}
+        """Conflicts with the branch that are settled while others are open: how, and what the decision was about."""
         # Nodes that show the base but keep a number from before: parent's number and name → node.
         self._pinned: dict[tuple[int, bytes], Node] = {}
 

@@ -37,7 +37,16 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
-from pfsmount.repo.journal import ROOT_NUMBER, Journal, JournalReader, damage, journal_base, torn_path
+from pfsmount.repo.conflicts import PathConflict, select
+from pfsmount.repo.journal import (
+    ROOT_NUMBER,
+    Journal,
+    JournalReader,
+    damage,
+    journal_base,
+    name_text,
+    torn_path,
+)
 from pfsmount.repo.overlay import NowaitReader, WouldBlock
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Effects, Node, ReadOnly, State
@@ -48,6 +57,7 @@ from pfsmount.repo.worktree_rebase import Move
 from pfsmount.repo.worktree_replay import NextState, Replay
 from pfsmount.repo.worktree_status import WorktreeLook, WorktreeStatus
 from pfsmount.tree.entry import Entry
+from pfsmount.tree.merge import Resolution
 
 log = logging.getLogger(__name__)
 _RETRIES = 8
@@ -101,8 +111,10 @@ class Worktree(WorktreeLook):
         self.path = worktree_path(store.path, repo, branch, name)
         self.who = dict(who)
         self.frozen: set[Node] = set()
-        self.conflicts: tuple[RepoPath, ...] = ()
-        """Paths changed here and on the branch, when the last `follow` met any."""
+        self.conflicts: tuple[PathConflict, ...] = ()
+        """What was changed here and on the branch, when the last `follow` met any that is not settled."""
+        self._prints: dict[RepoPath, tuple[str, str]] = {}
+        self.branch_label = os.fsencode(branch)
         self.foreign: JournalReader | None = None
         """The journal of another owner, while there is one."""
         self.unseen = Effects([], [])
@@ -360,6 +372,7 @@ class Worktree(WorktreeLook):
     def _drop_overlay(self) -> Effects:
         """Make all changed nodes stale."""
         effects = Effects([], [])
+        self.decisions.clear()
         stack = [self.root]
         while stack:
             directory = stack.pop()
@@ -449,7 +462,7 @@ class Worktree(WorktreeLook):
 
     def carry_out_move(self, move: Move) -> Journal | None:
         """The part of a move that is durable; see `turn`. To be followed by `finish_move`."""
-        if self.journal is None or move.conflicts:
+        if self.journal is None or move.open:
             return None
 
         def publish() -> None:
@@ -459,8 +472,8 @@ class Worktree(WorktreeLook):
 
     def finish_move(self, move: Move, journal: Journal | None) -> Effects:
         """The part of a move in memory, an instant."""
-        self.conflicts = tuple(move.conflicts)
-        if move.conflicts:
+        self.conflicts, self._prints = (tuple(move.conflicts), move.prints) if move.open else ((), {})
+        if move.open:
             return Effects([], [])
         self.epoch += 1
         self.root.epoch = self.epoch
@@ -483,13 +496,48 @@ class Worktree(WorktreeLook):
     def check_conflicts(self) -> None:
         """Refuse while branch and worktree changed the same paths. Raises Conflict."""
         if self.conflicts:
-            paths = [display(path_bytes(path)) for path in self.conflicts]
+            open_paths = [path_bytes(one.path) for one in self.conflicts if one.resolution is None]
+            paths = [display(path) for path in open_paths]
             shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
             raise Conflict(
                 f"{self.title} was changed by someone else where you changed it too: {shown}; nothing was committed or lost",
-                hint="save your version elsewhere, 'pfs discard' these paths, and apply it again",
-                paths=tuple(path_bytes(path) for path in self.conflicts),
+                hint=f"'pfs status {self.title}' shows both sides, "
+                f"'pfs resolve {self.title}:/PATH --mine|--theirs|--both' settles them",
+                paths=tuple(open_paths),
             )
+
+    def record_decisions(self, how: Resolution, paths: Collection[RepoPath] | None) -> list[RepoPath]:
+        """Settle conflicts that the last `follow` met: those at and below `paths`, or all that are open. To be followed by `follow`.
+
+        An instant. Returns the paths. Raises NotFound for a path that is not in conflict; then nothing has changed.
+        """
+        among = [one.path for one in self.conflicts if paths is not None or one.resolution is None]
+        chosen = select(among, paths, self.title)
+        for path in chosen:
+            kept, given_up = self._prints[path]
+            fits = given_up if how is Resolution.THEIRS else kept
+            assert self.journal is not None
+            self.journal.append(["resolve", name_text(path_bytes(path)), how.value, fits])
+            self.decisions[path] = (how, fits)
+        return chosen
+
+    def resolve(
+        self, how: Resolution, paths: Collection[RepoPath] | None = None
+    ) -> tuple[list[RepoPath], int, Effects]:
+        """Settle conflicts at and below `paths`, or all; durable. When none is open any more, the worktree goes on to the branch's head.
+
+        Returns what was settled and how many are open. Raises NotFound for a path that is not in conflict, NoSpace.
+        """
+        effects = self.follow()
+        chosen = self.record_decisions(how, paths)
+        self.fsync()
+        effects.add(self.follow())
+        return chosen, self.open_conflicts, effects
+
+    @property
+    def open_conflicts(self) -> int:
+        """How many conflicts are not settled."""
+        return sum(conflict.resolution is None for conflict in self.conflicts)
 
     # Turning
 

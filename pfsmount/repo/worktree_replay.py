@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.ids import EntryName, RepoPath, parse_path, path_bytes
 from pfsmount.repo.journal import (
     RENAME_EXCHANGE,
     ROOT_NUMBER,
@@ -31,8 +32,10 @@ from pfsmount.repo.overlay_nodes import (
     Node,
     NodeKind,
     Touched,
+    node_kind,
 )
 from pfsmount.tree.entry import Entry, symlink_entry
+from pfsmount.tree.merge import Resolution
 
 
 class Replay:
@@ -167,6 +170,9 @@ class Replay:
         if data.extents is not None:
             data.extents.add(offset, offset + length)
 
+    def _resolve(self, path: str, how: str, fits: str) -> None:
+        self._overlay.decisions[parse_path(name_bytes(path))] = (Resolution(how), fits)
+
     def _entry(self, number: int, fixed: str, extra: str) -> None:
         node, change = self._changed(number)
         node.entry = entry_of([None, None, fixed, extra])
@@ -180,6 +186,17 @@ class DirectoryState:
     entry: Entry | None
     names: dict[bytes, Node]
     hidden: set[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class AddedNode:
+    """An entry of a tree that the next generation gets as an uncommitted file or directory, by reference."""
+
+    directory: Node
+    name: EntryName
+    entry: Entry
+    number: int
+    """In the journal."""
 
 
 @dataclass(slots=True)
@@ -202,6 +219,12 @@ class NextState:
     """Nodes that lose their name."""
     separate: list[tuple[Node, bytes]] = field(default_factory=list)
     """Names of hard links that become files of their own."""
+    added: list[AddedNode] = field(default_factory=list)
+    """Names that come by reference."""
+    plain: set[Node] = field(default_factory=set)
+    """Nodes that give up their own xattrs for those of the base."""
+    decisions: dict[RepoPath, tuple[Resolution, str]] = field(default_factory=dict)
+    """Settled conflicts that are still of use."""
     effects: Effects = field(default_factory=lambda: Effects([], []))
     """What caches must forget beside what follows from the rest."""
 
@@ -258,7 +281,23 @@ def snapshot(root: Node, after: NextState) -> Iterator[Record]:
             yield from _node_records(node, directory, name, after, time_ns)
             if node.kind is NodeKind.DIRECTORY:
                 stack.append(node)
+        for added in after.added:
+            if added.directory is directory:
+                yield from _added_records(added, time_ns)
     yield from _link_records(root, after)
+    for path, (how, fits) in sorted(after.decisions.items()):
+        yield ["resolve", name_text(path_bytes(path)), how.value, fits]
+
+
+def _added_records(added: AddedNode, time_ns: int) -> Iterator[Record]:
+    assert added.directory.change is not None
+    entry, parent = added.entry, added.directory.change.number
+    target = None if entry.target is None else name_text(entry.target)
+    word = KIND_WORDS[node_kind(entry)]
+    owner = (entry.mode, entry.uid, entry.gid)
+    yield ["new", added.number, parent, name_text(added.name), word, *owner, entry.mtime_ns, target, time_ns]
+    if target is None or entry.xattrs or entry.xattrs_id is not None:
+        yield entry_record(added.number, entry)
 
 
 def _link_records(root: Node, after: NextState) -> Iterator[Record]:
@@ -313,9 +352,10 @@ def _own_records(node: Node, after: NextState) -> Iterator[Record]:
             values["mtime_ns"] = change.mtime_ns
         if values:
             yield ["attr", number, values]
-    if change.xattrs is not None:
+    xattrs = None if node in after.plain else change.xattrs
+    if xattrs is not None:
         yield ["xattr", number, None, None]
-    for name, value in sorted((change.xattrs or {}).items()):
+    for name, value in sorted((xattrs or {}).items()):
         yield ["xattr", number, name_text(name), value_text(value)]
     data = change.data
     if data is not None and data.extents is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pfsmount.config import MIB
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import file_hasher
+from pfsmount.repo.conflicts import PathConflict
 from pfsmount.repo.overlay_nodes import KIND_WORDS, Change, Node, NodeKind
 from pfsmount.repo.worktree_files import Reading
 from pfsmount.repo.worktree_rebase import WorktreeRebase
@@ -48,8 +49,8 @@ class WorktreeStatus:
     changes: tuple[WorktreeChange, ...]
     unversioned: tuple[RepoPath, ...]
     """FIFOs and sockets."""
-    conflicts: tuple[RepoPath, ...]
-    """Paths changed here and, differently, on the branch."""
+    conflicts: tuple[PathConflict, ...]
+    """Paths changed here and, differently, on the branch; with the resolution of those that are settled while others are open."""
     owner: dict[str, object] | None
     """Who has the worktree open for writing, when that is another process."""
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from pfsmount.ids import ObjectId
 from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.repo.journal import Journal, torn_path
-from pfsmount.repo.overlay_nodes import Change, Effects, Node, NodeKind, State, Touched
+from pfsmount.repo.overlay_nodes import Change, Effects, Node, NodeKind, State, Touched, node_kind
 from pfsmount.repo.worktree_files import WorktreeFiles
-from pfsmount.repo.worktree_replay import NextState, snapshot
+from pfsmount.repo.worktree_replay import AddedNode, NextState, snapshot
 from pfsmount.tree.entry import Entry
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,12 @@ class WorktreeTurn(WorktreeFiles):
                     self.move_node(node, *places[0])
                 node.change.places = places if len(places) > 1 else None
                 effects.attributes.append(node.ino)
+        for node in after.plain:
+            assert node.change is not None
+            node.change.xattrs = None
+        for added in after.added:
+            self._add_by_reference(added, effects)
+        self.decisions = dict(after.decisions)
         for directory, name in after.separate:
             effects.entries.append((directory.ino, name))
         self.root.entry = root
@@ -132,6 +138,15 @@ class WorktreeTurn(WorktreeFiles):
         effects.add(after.effects)
         self._swap_journal(journal, base)
         return effects
+
+    def _add_by_reference(self, added: AddedNode, effects: Effects) -> None:
+        entry, above = added.entry, added.directory.change
+        assert above is not None
+        node = self.new_node(node_kind(entry), added.directory, added.name, entry)
+        node.change = Change(added.number, entry.mode, entry.uid, entry.gid, entry.mtime_ns)
+        above.names[added.name] = node
+        effects.entries.append((added.directory.ino, added.name))
+        effects.attributes.append(added.directory.ino)
 
     def _clean_node(self, node: Node, effects: Effects) -> None:
         change = node.change

@@ -124,7 +124,7 @@ def test_conflict(mounted: Scene) -> None:
     assert "file" in mounted.pfs("commit", "images@master", "-m", "x", code=3)
     assert (mounted.master / "file").read_text() == "mine"
     assert mounted.log()[0]["commit"] == theirs
-    assert mounted.json("status", "images@master")["conflicts"] == ["file"]
+    assert [one["path"] for one in mounted.json("status", "images@master")["conflicts"]] == ["file"]
     mounted.pfs("discard", "--force", "images@master:/file")
     wait_for(lambda: (mounted.master / "file").read_text() == "theirs", "their version")
     (mounted.master / "file").write_text("mine")
