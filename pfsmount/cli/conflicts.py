@@ -37,12 +37,13 @@ def print_conflicts(conflicts: Sequence[PathConflict]) -> None:
         slash = "/" if any(side is not None and side.kind == "dir" for side in (conflict.mine, conflict.theirs)) else ""
         output.say(f"C  {display(path_bytes(conflict.path)[1:])}{slash}  ({what})")
         if conflict.resolution is None:
-            output.say(f"     mine    {_side_text(conflict.mine, conflict.mine_last)}")
-            output.say(f"     theirs  {_side_text(conflict.theirs, conflict.theirs_last)}")
+            gone = "not there" if conflict.base is None else "deleted"
+            output.say(f"     mine    {_side_text(conflict.mine, conflict.mine_last, gone)}")
+            output.say(f"     theirs  {_side_text(conflict.theirs, conflict.theirs_last, gone)}")
 
 
-def _side_text(side: ConflictSide | None, last: LastChange | None) -> str:
-    parts = ["deleted, or not there"]
+def _side_text(side: ConflictSide | None, last: LastChange | None, gone: str) -> str:
+    parts = [gone]
     if side is not None:
         parts = [output.human_size(side.size) if side.kind == "file" else side.kind, f"mode {side.mode:o}"]
         parts.append("uncommitted" if side.id is None else side.id.hex()[:12])

@@ -138,9 +138,7 @@ def _print_report(report: MergeReport, source: str, target: str) -> None:
             print_conflicts(report.conflicts)
             count = output.plural(len(report.conflicts), "conflict")
             output.note(f"pfs: {source} was not merged: {count}; {target} stays at {id}, nothing was changed")
-            output.note(
-                f"  hint: 'pfs resolve {target} --mine|--theirs|--both PATH…', then the same merge again; or --abort"
-            )
+            output.note(f"  hint: 'pfs resolve {target} --mine|--theirs|--both PATH…', then the same merge again")
 
 
 def _abort(text: str, json: bool) -> None:

@@ -282,17 +282,19 @@ class WorktreeCommit(WorktreeTurn):
         order = [cut.root]
         for plan in order:
             order.extend(child for child in plan.changes.values() if isinstance(child, PlannedDirectory))
+        order = [plan for plan in order if plan.node.state is State.NAMED]
         committed: dict[Node, list[tuple[Node, bytes]]] = {}
-        for plan in reversed(order):
-            if plan.node.state is State.NAMED:
-                self._settle_directory(plan, after, committed)
+        for plan in order:
+            self._settle_names(plan, after, committed)
         for node, places in committed.items():
             self._settle_file(cut.planned[node], places, after)
+        for plan in reversed(order):  # a directory is settled when all in it is
+            self._settle_directories(plan, after)
         if self._is_settled(cut.root, after):
             after.clean.append(self.root)
         return after
 
-    def _settle_directory(
+    def _settle_names(
         self, plan: PlannedDirectory, after: NextState, committed: dict[Node, list[tuple[Node, bytes]]]
     ) -> None:
         change = plan.node.change
@@ -305,17 +307,21 @@ class WorktreeCommit(WorktreeTurn):
                 state.hidden.discard(name)
                 continue
             state.hidden.add(name)
-            node = child.node
-            if state.names.get(name) is not node:
-                continue  # removed or replaced since the cut
-            if isinstance(child, PlannedFile):
-                committed.setdefault(node, []).append((plan.node, name))
-            elif self._is_settled(child, after):
+            # else removed or replaced since the cut
+            if isinstance(child, PlannedFile) and state.names.get(name) is child.node:
+                committed.setdefault(child.node, []).append((plan.node, name))
+
+    def _settle_directories(self, plan: PlannedDirectory, after: NextState) -> None:
+        state = after.directories[plan.node]
+        for name, child in plan.changes.items():
+            if not isinstance(child, PlannedDirectory) or state.names.get(name) is not child.node:
+                continue
+            if self._is_settled(child, after):
                 del state.names[name]
                 state.hidden.discard(name)
-                after.clean.append(node)
+                after.clean.append(child.node)
             else:
-                after.in_place[node] = True
+                after.in_place[child.node] = True
 
     def _is_settled(self, plan: PlannedDirectory, after: NextState) -> bool:
         state, change = after.directories.get(plan.node), plan.node.change
