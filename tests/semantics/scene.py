@@ -125,7 +125,8 @@ class Scene:
     def mount(self, *options: str, at: str = "mnt") -> Path:
         """Mount the store; returns the mount point, which is unmounted when the test ends."""
         point = self.root / at
-        point.mkdir(exist_ok=True)
+        if not is_dead_mount(point):
+            point.mkdir(exist_ok=True)
         self._mounted.append(point)
         self.pfs("mount", *options, point)
         return point
