@@ -25,7 +25,7 @@ from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
 from pfsmount.tree.ingest import ingest_bytes
-from pfsmount.tree.merge import Resolution
+from pfsmount.tree.merge import Resolution, carry_out
 
 MINE, THEIRS, BOTH = Resolution.MINE, Resolution.THEIRS, Resolution.BOTH
 
@@ -177,12 +177,12 @@ def test_the_commit(store: Store) -> None:
 def test_again_when_the_head_moves(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit of somebody else between plan and commit is merged too."""
     fork(store, {"a": "1"}, {"m": "1"}, {"d": "1"})
-    real, moves = merge_module.carry_out, iter(range(3))
+    moves = iter(range(3))
 
     def interrupted(batch: Any, plan: Any) -> Entry:
         if next(moves, None) is not None:
             change(store, "master", {f"late{store.refs_version()}": "x"})
-        return real(batch, plan)
+        return carry_out(batch, plan)
 
     monkeypatch.setattr(merge_module, "carry_out", interrupted)
     assert into_master(store).state is MergeState.MERGED
@@ -298,11 +298,10 @@ def test_a_damaged_record(store: Store) -> None:
 
 def test_gives_up_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fork(store, {"a": "1"}, {"m": "1"}, {"d": "1"})
-    real = merge_module.carry_out
 
     def interrupted(batch: Any, plan: Any) -> Entry:
         change(store, "master", {f"late{store.refs_version()}": "x"})
-        return real(batch, plan)
+        return carry_out(batch, plan)
 
     monkeypatch.setattr(merge_module, "carry_out", interrupted)
     monkeypatch.setattr(merge_module, "_TRIES", 3)
