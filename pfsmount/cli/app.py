@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 import pfsmount
-from pfsmount.cli import files, history, interruption, log, merge, mount, output, refs, repos, search, transfer, usage, work
+from pfsmount.cli import (
+    files,
+    history,
+    interruption,
+    log,
+    merge,
+    mount,
+    output,
+    refs,
+    repos,
+    search,
+    transfer,
+    usage,
+    work,
+)
 
 app = typer.Typer(
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
