@@ -385,6 +385,8 @@ def test_a_large_file_renamed_over_its_old_version_shares_with_it(
     assert after - before < 5 << 20
     assert read_all(worktree, "dir/large", len(changed)) == changed
     assert whats(worktree) == {}
+
+
 def test_a_commit_gives_the_lock_back(worktree: Worktree) -> None:
     """New and old directories too: nothing is changed any more."""
     for data in (b"1", b"2"):

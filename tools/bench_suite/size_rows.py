@@ -61,6 +61,9 @@ class Growing:
             f"'du' of segments and index grows by {format_value(after, 'bytes')}; "
             f"without free pages of the index by {format_value(_used_size(self.path) - used, 'bytes')}"
         )
+        cache = self.path / "cache"
+        if cache.is_dir():
+            self._bench.note(f"the stat cache, which may be deleted, takes {format_value(disk_usage(cache), 'bytes')}")
         return after
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pfsmount.objects.index import Table
+from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store
 from tools.bench_suite.bench import Bench
 from tools.bench_suite.row import Contest, Side, Unavailable, at_least_rate, at_most_times, row
@@ -145,8 +145,9 @@ class PuttingAgain:
 
     def remembered(self) -> int:
         """How many local files the store knows by their times and sizes."""
-        with Store.open(self._store) as store, store.objects.index.read() as txn:
-            return txn.count(Table.STATS)
+        infos = [path.lstat() for path in self._source.rglob("*") if path.is_file()]
+        with Store.open(self._store) as store, StatCache(store.objects) as cache:
+            return sum(id is not None for id in cache.find(infos))
 
     def prepare(self) -> None:
         with Store.open(self._store, author="bench@here") as store:
