@@ -18,6 +18,7 @@ from pfsmount.cli import (
     output,
     refs,
     repos,
+    rollback,
     search,
     transfer,
     usage,
@@ -73,7 +74,8 @@ app.command()(log.log)
 app.command()(history.diff)
 app.command()(history.show)
 app.command()(refs.reflog)
-app.command()(refs.reset)
+app.command()(rollback.reset)
+app.command()(rollback.revert)
 app.command()(history.lineage)
 app.command()(work.status)
 app.command()(work.commit)

@@ -1,8 +1,7 @@
-"""`pfs branch`, `tag`, `reflog`, `reset`: pointers to commits, and where they were before."""
+"""`pfs branch`, `tag`, `reflog`: pointers to commits, and where they were before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +11,12 @@ from pfsmount.cli import output
 from pfsmount.cli.repos import JsonFlag, describe_ref
 from pfsmount.errors import InvalidInput, NotFound, NotPermitted, PfsError
 from pfsmount.ids import display
-from pfsmount.revision import Target, parse_target
+from pfsmount.revision import parse_target
 
 if TYPE_CHECKING:
     from pfsmount.ids import ObjectId
-    from pfsmount.repo.commit import Commit
     from pfsmount.repo.moves import LoggedChange
-    from pfsmount.repo.rollback import Reset
     from pfsmount.repo.store import Resolved, Store
-
-_LEFT_SHOWN = 10
 
 
 def branch(
@@ -41,7 +36,7 @@ def branch(
     json: JsonFlag = False,
 ) -> None:
     """List, make, rename or delete branches."""
-    repo, name = _ref_name(target, "BRANCH")
+    repo, name = ref_name(target, "BRANCH")
     if delete + move + empty > 1 or (start is not None and (delete or empty)) or (move and start is None):
         raise InvalidInput(
             "--empty, --delete and --move NAME exclude each other, and only --move goes with a name or start"
@@ -59,7 +54,8 @@ def branch(
             _create_branch(store, repo, name, start, empty)
 
 
-def _ref_name(target: str, kind: str) -> tuple[str, str | None]:
+def ref_name(target: str, kind: str) -> tuple[str, str | None]:
+    """Parse REPO[@NAME]. Raises InvalidInput."""
     parsed = parse_target(target)
     name = parsed.revision.base
     if parsed.path is not None or (name is not None and not parsed.revision.is_plain):
@@ -83,7 +79,7 @@ def _ref_cells(ref: dict[str, Any]) -> tuple[str, str, str]:
     return ref["commit"][:12], output.relative_time(ref["time_ns"]), output.first_line(ref["message"])
 
 
-def _resolve_start(store: Store, repo: str, text: str | None, what: str, branch: str = "") -> Resolved:
+def resolve_start(store: Store, repo: str, text: str | None, what: str, branch: str = "") -> Resolved:
     """A revision of `repo`, with or without its name before it; `~2` counts from `branch`, else from the default branch.
 
     Raises NotFound, InvalidInput (another repo).
@@ -102,7 +98,7 @@ def _resolve_start(store: Store, repo: str, text: str | None, what: str, branch:
 
 
 def _create_branch(store: Store, repo: str, name: str, start: str | None, empty: bool) -> None:
-    commit = None if empty else _resolve_start(store, repo, start, "branch").commit
+    commit = None if empty else resolve_start(store, repo, start, "branch").commit
     store.create_branch(repo, name, None if commit is None else commit.id)
     where = "without commits" if commit is None else f"at {commit.id.hex()[:12]}"
     output.say(f"made branch {repo}@{name} {where}")
@@ -136,7 +132,7 @@ def tag(
     from pfsmount.repo.pointers import create_tag
     from pfsmount.repo.refs import RefKind
 
-    repo, name = _ref_name(target, "TAG")
+    repo, name = ref_name(target, "TAG")
     if delete and (name is None or revision is not None):
         raise InvalidInput("--delete takes one tag, as in REPO@TAG")
     with output.open_store() as store:
@@ -149,7 +145,7 @@ def tag(
         elif delete:
             _delete_tag(store, repo, name, force)
         else:
-            commit = _resolve_start(store, repo, revision, "tag").commit
+            commit = resolve_start(store, repo, revision, "tag").commit
             if commit is None:
                 raise NotFound(f"{revision or repo} has no commits yet, so there is nothing to tag")
             create_tag(store, repo, name, commit.id)
@@ -180,7 +176,7 @@ def reflog(
     from pfsmount.repo.moves import logged_changes
     from pfsmount.repo.refs import RefKind
 
-    repo, name = (None, None) if target is None else _ref_name(target, "BRANCH")
+    repo, name = (None, None) if target is None else ref_name(target, "BRANCH")
     kinds = tuple(RefKind) if jobs or name is not None else (RefKind.BRANCH, RefKind.TAG)
     with output.open_store() as store:
         changes = islice(logged_changes(store, repo, name, kinds), count)
@@ -233,93 +229,3 @@ def _message(store: Store, id: ObjectId | None) -> str:
         return "" if id is None else output.first_line(store.read_commit(id).message)
     except PfsError:  # gone, or damaged: the move itself is known all the same
         return ""
-
-
-def reset(
-    target: Annotated[str, typer.Argument(help="REPO[@BRANCH]", metavar="REPO[@BRANCH]")],
-    revision: Annotated[
-        str | None, typer.Argument(help="Where the branch goes: any commit of the repo; ~2 counts from the branch.")
-    ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Back to where it was before its last move.")] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Move a branch to another commit. Nothing is lost: what it leaves stays readable by id, uncommitted work stays."""
-    from pfsmount.fs.control import refresh
-    from pfsmount.repo.rollback import commit_before, reset
-
-    repo, name = _ref_name(target, "BRANCH")
-    if undo == (revision is not None):
-        raise InvalidInput(
-            "say where the branch is to go: a revision, or --undo", hint=f"pfs reset {target} {target}~1"
-        )
-    with output.open_store() as store:
-        branch = _branch_of(store, repo, name)
-        if undo:
-            before = commit_before(store, repo, branch)
-            new = None if before is None else store.read_commit(before)
-        else:
-            new = _resolve_start(store, repo, revision, "branch", branch).commit
-        done = reset(store, repo, branch, new, why="reset --undo" if undo else "reset")
-        refresh(store)
-        if json:
-            output.print_json(_reset_json(repo, branch, done))
-        else:
-            for line in _reset_lines(store, repo, branch, done):
-                output.say(line)
-
-
-def _branch_of(store: Store, repo: str, name: str | None) -> str:
-    """The branch that is to be moved. Raises NotPermitted for a tag or commit."""
-    resolved = store.resolve(repo, parse_target(repo if name is None else f"{repo}@{name}").revision)
-    if resolved.branch is None:
-        raise NotPermitted(
-            f"{repo}@{name} is not a branch, and never moves", hint=f"'pfs branch {repo}' lists the branches"
-        )
-    return resolved.branch
-
-
-def _short(commit: Commit | None) -> str:
-    return "no commit" if commit is None else commit.id.hex()[:12]
-
-
-def _reset_json(repo: str, branch: str, done: Reset) -> dict[str, Any]:
-    return {
-        "repo": repo,
-        "branch": branch,
-        "old": None if done.old is None else done.old.id.hex(),
-        "new": None if done.new is None else done.new.id.hex(),
-        "left_behind": done.left_behind,
-        "regained": done.regained,
-    }
-
-
-def _reset_lines(store: Store, repo: str, branch: str, done: Reset) -> Iterator[str]:
-    place = str(Target(repo, parse_target(f"{repo}@{branch}").revision))
-    if done.old == done.new:
-        yield f"{place} is at {_short(done.new)} already; nothing was changed"
-        return
-    title = "" if done.new is None else f" ({output.first_line(done.new.message)})"
-    yield f"{place} is now {_short(done.new)}{title}"
-    if done.regained:
-        yield f"on it again: {output.plural(done.regained, 'commit')}"
-    if done.left_behind:
-        yield f"left behind, and readable by id: {output.plural(done.left_behind, 'commit')}"
-        for commit in islice(done.commits_left(store), _LEFT_SHOWN):
-            yield f"  {_short(commit)}  {output.first_line(commit.message)}"
-        if done.left_behind > _LEFT_SHOWN:
-            yield f"  … and {done.left_behind - _LEFT_SHOWN} more"
-    back = "--undo" if done.old is None else _short(done.old)
-    yield f"to go back: pfs reset {place} {back}"
-    yield from _uncommitted_lines(store, repo, branch)
-
-
-def _uncommitted_lines(store: Store, repo: str, branch: str) -> Iterator[str]:
-    """What became of uncommitted work."""
-    from pfsmount.cli.work import read_status
-
-    status = read_status(store, repo, branch)
-    if status.changes:
-        yield f"{output.plural(len(status.changes), 'uncommitted change')} kept"
-    if status.conflicts:
-        paths = output.plural(len(status.conflicts), "path")
-        yield f"{paths} of it in conflict with where the branch is now: see 'pfs status {repo}@{branch}', or go back"
