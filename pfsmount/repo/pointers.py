@@ -6,9 +6,10 @@ import os
 import shutil
 import time
 
-from pfsmount.errors import AlreadyExists, InvalidInput, NotFound
+from pfsmount.errors import AlreadyExists, InvalidInput, NotFound, NotPermitted
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Table, Transaction
+from pfsmount.repo.pending_merge import read_pending
 from pfsmount.repo.refs import (
     RefInfo,
     RefKind,
@@ -62,9 +63,14 @@ def delete_tag(store: Store, repo: str, name: str) -> RefInfo:
 def rename_branch(store: Store, repo: str, old: str, new: str) -> None:
     """Give a branch another name, and make that the default if it was.
 
-    Raises AlreadyExists, InvalidInput, NotFound, NotPermitted (uncommitted work, which lies under the old name), Busy.
+    Raises AlreadyExists, InvalidInput, NotFound, NotPermitted (uncommitted work or a merge that waits: both lie under the old name), Busy.
     """
     check_ref_name(new)
+    if read_pending(store, repo, old) is not None:
+        raise NotPermitted(
+            f"{repo}@{old} was not renamed: a merge into it waits to be settled",
+            hint=f"finish it, or drop it with 'pfs merge --abort {repo}@{old}'",
+        )
     paths = worktree_paths(store.path, store.repo(repo), old)
     refusal, hint = f"{repo}@{old} was not renamed", "commit or discard them first"
     with worktrees_locked(paths, refusal, force=False, hint=hint):

@@ -8,6 +8,7 @@ from pfsmount.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Not
 from pfsmount.ids import EntryName, ObjectId
 from pfsmount.objects.index import Table
 from pfsmount.repo.commit import Commit
+from pfsmount.repo.merge import abort, merge
 from pfsmount.repo.moves import LoggedChange, logged_changes
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.pointers import create_tag, delete_tag, rename_branch, set_default_branch
@@ -89,6 +90,19 @@ def test_rename_keeps_uncommitted_work(store: Store) -> None:
     with pytest.raises(NotPermitted, match="was not renamed: it has uncommitted changes"):
         rename_branch(store, "images", "master", "main")
     assert at(store, "master") is not None
+
+
+def test_rename_keeps_a_merge_that_waits(store: Store) -> None:
+    """So do decisions about conflicts."""
+    first = put(store, "a", b"1")
+    store.create_branch("images", "dev", first)
+    put(store, "a", b"2", branch="dev")
+    put(store, "a", b"3")
+    assert merge(store, "images", parse_revision("dev"), "master").conflicts
+    with pytest.raises(NotPermitted, match="a merge into it waits"):
+        rename_branch(store, "images", "master", "main")
+    abort(store, "images", "master")
+    rename_branch(store, "images", "master", "main")
 
 
 def test_reflog(store: Store) -> None:

@@ -72,6 +72,27 @@ def test_reset(mounted: Scene) -> None:
     assert mounted.ls("images@master") == ["file", "mine", "new"]
 
 
+def test_revert(scene: Scene) -> None:
+    """S168 `pfs revert` undoes what commits changed, and keeps what came later
+
+    Each is undone by a new commit, by a three-way merge back to its first parent; several are undone all or none. Where a later commit changed the same path, nothing
+    is changed and the conflicts are listed with both sides (exit code 3); `--mine` keeps what the branch has there, `--theirs` brings back what was.
+    """
+    scene.put({"one": "1"})
+    wrong = scene.put({"one": "wrong", "two": "wrong"})
+    scene.put({"three": "later"})
+    scene.pfs("revert", "images@master", wrong)
+    assert (scene.ls("images@master"), scene.cat("images@master:/one")) == (["one", "three"], "1")
+    assert scene.log()[0]["message"].startswith('revert "files"')
+    other = scene.put({"one": "2", "four": "4"})
+    scene.put({"one": "3"})
+    before = scene.log()
+    assert "1 conflict; nothing was changed" in scene.pfs("revert", "images@master", other, code=3)
+    assert scene.log() == before
+    scene.pfs("revert", "images@master", other, "--theirs")
+    assert (scene.ls("images@master"), scene.cat("images@master:/one")) == (["one", "three"], "1")
+
+
 def test_log_of_paths(scene: Scene) -> None:
     """S163 `pfs log` lists the commits that changed a path
 
