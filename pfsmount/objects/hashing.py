@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
 from blake3 import blake3
@@ -37,11 +36,6 @@ def hash_bytes(data: Buffer, kind: HashKind = HashKind.PLAIN) -> ObjectId:
     if kind is HashKind.PLAIN:
         return ObjectId(blake3(data).digest())
     return ObjectId(blake3(data, derive_key_context=kind.value).digest())
-
-
-def hash_all(parts: Iterable[Buffer]) -> list[ObjectId]:
-    """The plain hashes of many."""
-    return [ObjectId(blake3(data).digest()) for data in parts]
 
 
 def short_hash(data: Buffer) -> int:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
-from pfsmount.objects.hashing import Buffer, hash_all, hash_bytes
+from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
 from pfsmount.objects.segment import (
@@ -273,14 +273,12 @@ class Batch:
             self._append_piece(id, data)
         return id
 
-    def add_pieces(self, pieces: Sequence[bytes]) -> list[ObjectId]:
-        """Add many files of at most 4 MiB at once, with one look into the index for all. Raises NoSpace."""
-        ids = hash_all(pieces)
-        known = self.reuse(ids)
-        for id, data in zip(ids, pieces, strict=True):
-            if id not in known and id not in self._pending and data:
+    def add_pieces(self, pieces: Sequence[tuple[ObjectId, Buffer]]) -> None:
+        """Add files of at most 4 MiB whose ids are known, with one look into the index for all. Raises NoSpace."""
+        known = self.reuse([id for id, _ in pieces])
+        for id, data in pieces:
+            if id not in known and id not in self._pending and len(data):
                 self._append_piece(id, data)
-        return ids
 
     def _append_piece(self, id: ObjectId, data: Buffer) -> None:
         try:

@@ -16,6 +16,7 @@ from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.local_files import Exclude, IngestReport, LocalFiles, Progress
+from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup
@@ -174,8 +175,8 @@ def put(
     """
     sources = list(sources)
     previous = _previous(store, repo, branch, target)
-    with store.objects.batch() as batch, StatCache(store.objects) as stats:
-        files = LocalFiles(batch, progress, cache=stats if cache else None, exclude=exclude)
+    with store.objects.batch() as batch, StatCache(store.objects) as stats, ReadingProcess() as process:
+        files = LocalFiles(batch, progress, cache=stats if cache else None, process=process, exclude=exclude)
         placements = [_ingest_one(files, source, previous, several=len(sources) > 1) for source in sources]
 
         def edit(root: Entry) -> Entry:

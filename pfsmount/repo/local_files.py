@@ -1,7 +1,8 @@
 """Local files, read into a batch: what `put` does before it knows anything of a branch.
 
-A directory is read in the order of its names, in runs of small files: a run is read, hashed, and looked up in the index as one, for what is done
-once a file is what it costs. Anything else (a large file, xattrs, a symlink, a directory) ends the run and is read for itself.
+A tree is read in the order of its names, in runs of small files: a run is read, hashed, and looked up in the index as one, for what is done once a
+file is what it costs. Anything else (a large file, xattrs, a symlink, a directory) is read for itself. When there is much to read, a second process reads runs
+ahead (`reading_process`).
 
 Directories are held open and files opened relative to them, so that paths may be of any length and nobody can exchange a directory meanwhile.
 """
@@ -12,15 +13,19 @@ import os
 import stat
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import ENOTSUP
+from typing import NamedTuple
 
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied, PfsError
 from pfsmount.ids import ObjectId, display
+from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
+from pfsmount.repo.reading_process import FileStat, ReadingProcess
+from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, kept_xattrs
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
@@ -30,10 +35,11 @@ from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.node import LeafItem, entry_item
 from pfsmount.tree.xattrs import with_xattrs
 
-_RUN_FILES = 512
 _RUN_BYTES = 4 << 20
-_OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-_OPEN_DIRECTORY = _OPEN_FILE | os.O_DIRECTORY
+_STEPS_AHEAD = 32
+_WORTH_A_PROCESS = 2000
+"""Files after which a second process pays: it takes 0.1 s to start, in which the first one reads about so many."""
+_OPEN_DIRECTORY = OPEN_FILE | os.O_DIRECTORY
 _FILE, _DIRECTORY, _SYMLINK, _OTHER = b"fdlo"
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
@@ -62,10 +68,12 @@ class LocalFiles:
         progress: Progress | None = None,
         *,
         cache: StatCache | None = None,
+        process: ReadingProcess | None = None,
         exclude: Exclude | None = None,
     ) -> None:
         self.batch = batch
         self.cache = cache
+        self.process = process
         self.exclude = exclude
         self.report = IngestReport()
         self._progress = progress
@@ -79,11 +87,13 @@ class LocalFiles:
             info = os.stat(path)
             if not stat.S_ISDIR(info.st_mode) and not stat.S_ISREG(info.st_mode):
                 raise InvalidInput(f"{display(path)} is neither a file nor a directory")
-            fd = os.open(path, _OPEN_FILE & ~os.O_NOFOLLOW)
+            fd = os.open(path, OPEN_FILE & ~os.O_NOFOLLOW)
             try:
-                if stat.S_ISDIR(info.st_mode):
-                    return self.directory(fd, path, b"", previous)
-                return self.file(fd, os.fstat(fd), previous)
+                if not stat.S_ISDIR(info.st_mode):
+                    return self.file(fd, os.fstat(fd), previous)
+                top = _Directory(fd, path, b"", DirectoryBuilder(self.batch), previous=previous)
+                _Walk(self, top).carry_out()
+                return self.directory(fd, top.builder)
             finally:
                 os.close(fd)
 
@@ -101,12 +111,11 @@ class LocalFiles:
         if self._progress is not None:
             self._progress(self.report)
 
-    def directory(self, fd: int, path: bytes, relative: bytes, previous: Entry | None) -> Entry:
-        """An open directory; `path` is how errors name it, `relative` how exclusions do."""
-        summary = _DirectoryReader(self, fd, path, relative, previous).read()
+    def directory(self, fd: int, builder: DirectoryBuilder) -> Entry:
+        """The entry of an open directory whose contents were read. Raises OSError."""
         info = os.fstat(fd)
         entry = directory_entry(
-            summary,
+            DirectorySummary.of(builder.finish()),
             mode=stat.S_IMODE(info.st_mode),
             uid=info.st_uid,
             gid=info.st_gid,
@@ -115,7 +124,7 @@ class LocalFiles:
         return self._with_xattrs(fd, entry)
 
     def file(self, fd: int, info: os.stat_result, previous: Entry | None) -> Entry:
-        """An open regular file of any size, with its xattrs."""
+        """An open regular file of any size, with its xattrs. Raises OSError, NoSpace."""
         before = previous.id if previous is not None and previous.kind is Kind.FILE else None
         id, size = ingest_fd(self.batch, fd, previous=before)
         self.count(1, size)
@@ -130,72 +139,178 @@ class LocalFiles:
         return self._with_xattrs(fd, entry)
 
     def _with_xattrs(self, fd: int, entry: Entry) -> Entry:
-        names = _xattrs_kept(fd)
+        names = kept_xattrs(fd)
         return with_xattrs(self.batch, entry, {name: os.getxattr(fd, name) for name in names}) if names else entry
 
 
-class _DirectoryReader:
-    """Reads one directory."""
+@dataclass(slots=True, eq=False)
+class _Directory:
+    """A directory that is being read: open, with the builder of its entries."""
 
-    def __init__(self, files: LocalFiles, fd: int, path: bytes, relative: bytes, previous: Entry | None) -> None:
-        self._files, self._fd, self._path, self._relative = files, fd, path, relative
-        self._batch = files.batch
-        self._previous = previous if previous is not None and previous.kind is Kind.DIRECTORY else None
-        self._builder = DirectoryBuilder(files.batch)
-        self._cache = files.cache if files.cache is not None and files.cache.serves(fd) else None
-        self._now_ns = 0
-        self._run: list[tuple[bytes, os.stat_result, ObjectId | None]] = []
-        """Small files that were read: name, stat and, when the cache knew it, id."""
-        self._data: list[bytes] = []
-        """The bytes of those without an id."""
-        self._data_bytes = 0
+    fd: int
+    path: bytes
+    """How errors name it."""
+    relative: bytes
+    """How exclusions name what is in it: the path from the source, with a `/` at its end."""
+    builder: DirectoryBuilder
+    name: bytes = b""
+    parent: _Directory | None = None
+    previous: Entry | None = None
+    """What the target has there now."""
 
-    def read(self) -> DirectorySummary:
-        """All entries, as an immutable directory."""
+    def of(self, name: bytes) -> bytes:
+        """The path of an entry."""
+        return os.path.join(self.path, name)
+
+    def before(self, batch: Batch, name: bytes) -> Entry | None:
+        """What the target has under that name now."""
+        if self.previous is None or self.previous.kind is not Kind.DIRECTORY:
+            return None
+        return lookup(batch, self.previous.id, name)
+
+
+class _Run(NamedTuple):
+    """Files that follow each other in a directory."""
+
+    directory: _Directory
+    names: list[bytes]
+    now_ns: int
+    known: dict[bytes, tuple[os.stat_result, ObjectId]]
+    """Those that the cache and the store have."""
+    asked: bool
+    """The reading process was asked for the others."""
+
+
+class _Enter(NamedTuple):
+    directory: _Directory
+
+
+class _Leave(NamedTuple):
+    directory: _Directory
+
+
+class _Other(NamedTuple):
+    """A symlink, or what is not versioned."""
+
+    directory: _Directory
+    name: bytes
+    kind: int
+
+
+_Step = _Run | _Enter | _Leave | _Other
+
+
+class _Walk:
+    """Reads a directory with all below it, in steps that are planned some ahead: looked up in the cache, given to the reading process."""
+
+    def __init__(self, files: LocalFiles, top: _Directory) -> None:
+        self._files, self._batch, self._top = files, files.batch, top
+        self._open: set[_Directory] = set()
+        self._seen = 0
+        self._own_ahead = 0
+        self._leaves: list[tuple[bytes, os.stat_result | FileStat, ObjectId]] = []
+        """Files of this run that are read."""
+        self._new: list[tuple[ObjectId, Buffer]] = []
+        """Their bytes, but of those that the cache knew."""
+        self._new_bytes = 0
+
+    def carry_out(self) -> None:
+        """Add all entries to the builder of the top directory. Raises OSError, PfsError."""
+        steps = self._steps()
+        ahead: deque[_Step] = deque()
+        try:
+            while True:
+                while not self._is_enough(ahead) and (step := next(steps, None)) is not None:
+                    ahead.append(step)
+                if not ahead:
+                    return
+                self._carry_out(ahead.popleft())
+        finally:
+            for directory in self._open:
+                os.close(directory.fd)
+
+    # Planning
+
+    def _is_enough(self, ahead: deque[_Step]) -> bool:
+        """True when no more steps should be planned now.
+
+        With a second process: when it is busy and one run is left for this one, which then reads every fourth run itself, about its share.
+        """
+        process = self._files.process
+        return len(ahead) >= _STEPS_AHEAD or (self._own_ahead > 0 and process is not None and process.is_ready)
+
+    def _steps(self) -> Iterator[_Step]:
+        """What there is to do, in order. With a stack of its own: trees may be deeper than Python's."""
+        stack = [(self._top, self._names(self._top))]
         names: list[bytes] = []
-        for name, kind in self._names():
-            if kind == _FILE:
-                names.append(name)
-                if len(names) < _RUN_FILES:
-                    continue
-            self._read_files(names)
-            names.clear()
-            if kind != _FILE:
-                self._read_other(name, kind)
-        self._read_files(names)
-        return DirectorySummary.of(self._builder.finish())
+        while stack:
+            directory, items = stack[-1]
+            below = None
+            for name, kind in items:
+                if kind == _FILE:
+                    names.append(name)
+                    if len(names) < RUN_FILES:
+                        continue
+                if names:
+                    yield self._plan(directory, names)
+                    names = []
+                if kind == _DIRECTORY:
+                    below = self._descend(directory, name)
+                    break
+                if kind != _FILE:
+                    yield _Other(directory, name, kind)
+            if below is not None:
+                yield _Enter(below)
+                stack.append((below, self._names(below)))
+                continue
+            if names:
+                yield self._plan(directory, names)
+                names = []
+            stack.pop()
+            if stack:
+                yield _Leave(directory)
 
-    def _names(self) -> Iterator[tuple[bytes, int]]:
+    def _names(self, directory: _Directory) -> Iterator[tuple[bytes, int]]:
         """Names and kinds in bytewise order. One string an entry: there may be millions, and sorting needs all."""
-        with os.scandir(self._fd) as scan:
+        with _reading(directory.path), os.scandir(directory.fd) as scan:
             found = sorted(item.name.encode(_ENCODING, _ERRORS) + _tag_of(item) for item in scan)
         exclude = self._files.exclude
         for text in found:
             name, kind = text[:-2], text[-1]
-            if exclude is None or not exclude(self._relative + name, kind == _DIRECTORY):
+            if exclude is None or not exclude(directory.relative + name, kind == _DIRECTORY):
                 yield name, kind
 
-    def _read_files(self, names: list[bytes]) -> None:
-        if not names:
-            return
-        self._now_ns = time.time_ns()
-        known = self._look_up(names)
-        for name in names:
-            found = known.get(name)
-            if found is not None:
-                self._run.append((name, *found))
-            else:
-                self._read_file(name)
-        self._end_run()
+    def _descend(self, directory: _Directory, name: bytes) -> _Directory:
+        path = directory.of(name)
+        with _reading(path):
+            fd = os.open(name, _OPEN_DIRECTORY, dir_fd=directory.fd)
+        builder = DirectoryBuilder(self._batch)
+        below = _Directory(fd, path, directory.relative + name + b"/", builder, name, directory)
+        self._open.add(below)
+        return below
 
-    def _look_up(self, names: list[bytes]) -> dict[bytes, tuple[os.stat_result, ObjectId]]:
+    def _plan(self, directory: _Directory, names: list[bytes]) -> _Run:
+        now_ns = time.time_ns()
+        known = self._look_up(directory, names)
+        process, asked = self._files.process, False
+        if process is not None and len(known) < len(names):
+            self._seen += len(names) - len(known)
+            if self._seen > _WORTH_A_PROCESS:
+                process.start()
+                if process.free:
+                    asked = process.ask(directory.fd, [name for name in names if name not in known])
+        self._own_ahead += not asked
+        return _Run(directory, names, now_ns, known, asked)
+
+    def _look_up(self, directory: _Directory, names: list[bytes]) -> dict[bytes, tuple[os.stat_result, ObjectId]]:
         """What the cache and the store know of these files; nothing when the first is unknown, for then most are."""
         found: dict[bytes, tuple[os.stat_result, ObjectId]] = {}
-        if self._cache is None:
+        cache = self._files.cache
+        if cache is None or not cache.serves(directory.fd):
             return found
         for part in (names[:1], names[1:]):
-            infos = [self._stat(name) for name in part]
-            ids = self._cache.find(infos)
+            infos = [self._stat(directory, name) for name in part]
+            ids = cache.find(infos)
             stored = self._batch.reuse([id for id in ids if id is not None])
             for name, info, id in zip(part, infos, ids, strict=True):
                 if id is not None and (id in stored or id == EMPTY_FILE_ID):
@@ -204,91 +319,115 @@ class _DirectoryReader:
                 break
         return found
 
-    def _stat(self, name: bytes) -> os.stat_result:
+    def _stat(self, directory: _Directory, name: bytes) -> os.stat_result:
         try:
-            return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
         except OSError as error:
-            raise reading_error(error, self._of(name)) from error
+            raise reading_error(error, directory.of(name)) from error
 
-    def _read_file(self, name: bytes) -> None:
+    # Carrying out
+
+    def _carry_out(self, step: _Step) -> None:
+        match step:
+            case _Run():
+                self._read_run(step)
+            case _Enter(directory):
+                assert directory.parent is not None
+                directory.previous = directory.parent.before(self._batch, directory.name)
+            case _Leave(directory):
+                assert directory.parent is not None
+                with _reading(directory.path):
+                    entry = self._files.directory(directory.fd, directory.builder)
+                directory.parent.builder.add(entry_item(directory.name, entry))
+                self._open.remove(directory)
+                os.close(directory.fd)
+            case _Other():
+                self._read_other(step)
+
+    def _read_run(self, run: _Run) -> None:
+        process = self._files.process
+        self._own_ahead -= not run.asked
+        answers = process.answer() if run.asked and process is not None else None
+        for name in run.names:
+            known = run.known.get(name)
+            if known is not None:
+                self._leaves.append((name, *known))
+                continue
+            read = None if answers is None else next(answers)
+            if read is None:
+                self._read_file(run, name)
+            else:
+                self._add(name, *read)
+        self._end_run(run)
+
+    def _add(self, name: bytes, info: os.stat_result | FileStat, id: ObjectId, data: Buffer) -> None:
+        self._leaves.append((name, info, id))
+        self._new.append((id, data))
+        self._new_bytes += info.st_size
+
+    def _read_file(self, run: _Run, name: bytes) -> None:
+        directory = run.directory
         try:
-            fd = os.open(name, _OPEN_FILE, dir_fd=self._fd)
+            fd = os.open(name, OPEN_FILE, dir_fd=directory.fd)
             try:
                 info = os.fstat(fd)
                 size = info.st_size
                 if size <= PIECE_MAX and stat.S_ISREG(info.st_mode):
                     data = os.read(fd, size + 1)
-                    if len(data) == size and not _xattrs_kept(fd):
-                        self._run.append((name, info, None))
-                        self._data.append(data)
-                        self._data_bytes += size
-                        if self._data_bytes >= _RUN_BYTES:
-                            self._end_run()
+                    if len(data) == size and not kept_xattrs(fd):
+                        self._add(name, info, hash_bytes(data), data)
+                        if self._new_bytes >= _RUN_BYTES:
+                            self._end_run(run)
                         return
-                self._end_run()
-                self._read_any(name, fd, info)
+                self._end_run(run)
+                self._read_any(run, name, fd, info)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise reading_error(error, self._of(name)) from error
+            raise reading_error(error, directory.of(name)) from error
 
-    def _read_any(self, name: bytes, fd: int, info: os.stat_result) -> None:
+    def _read_any(self, run: _Run, name: bytes, fd: int, info: os.stat_result) -> None:
         """A file that is large, has xattrs, or changes while it is read."""
+        directory = run.directory
         if not stat.S_ISREG(info.st_mode):
             raise InvalidInput(
-                f"{display(self._of(name))} was a file and is none any more; nothing was committed",
+                f"{display(directory.of(name))} was a file and is none any more; nothing was committed",
                 hint="run the command again when nothing changes there",
             )
-        previous = self._before(name) if info.st_size > PIECE_MAX else None
+        previous = directory.before(self._batch, name) if info.st_size > PIECE_MAX else None
         entry = self._files.file(fd, info, previous)
-        if self._cache is not None and entry.size == info.st_size and not entry.xattrs and entry.xattrs_id is None:
-            self._cache.remember(info, entry.id, self._now_ns)
-        self._builder.add(entry_item(name, entry))
+        cache = self._files.cache
+        if cache is not None and cache.serves(directory.fd) and entry.size == info.st_size and not entry.has_xattrs:
+            cache.remember(info, entry.id, run.now_ns)
+        directory.builder.add(entry_item(name, entry))
 
-    def _end_run(self) -> None:
+    def _end_run(self, run: _Run) -> None:
         """Store the small files that were read."""
-        if not self._run:
+        if not self._leaves:
             return
-        ids = iter(self._batch.add_pieces(self._data))
-        leaves, total = [], 0
-        for name, info, id in self._run:
-            if id is None:
-                id = next(ids)
-                if self._cache is not None:
-                    self._cache.remember(info, id, self._now_ns)
-            total += info.st_size
-            leaves.append(LeafItem(name, encode_file(info, id), b""))
-        self._builder.add_leaves(leaves)
-        self._files.count(len(leaves), total)
-        self._run, self._data, self._data_bytes = [], [], 0
+        self._batch.add_pieces(self._new)
+        cache = self._files.cache
+        if cache is not None and cache.serves(run.directory.fd):
+            for name, info, id in self._leaves:
+                if name not in run.known:
+                    cache.remember(info, id, run.now_ns)
+        run.directory.builder.add_leaves(
+            [LeafItem(name, encode_file(info, id), b"") for name, info, id in self._leaves]
+        )
+        self._files.count(len(self._leaves), sum(info.st_size for _, info, _ in self._leaves))
+        self._leaves, self._new, self._new_bytes = [], [], 0
 
-    def _read_other(self, name: bytes, kind: int) -> None:
-        """A directory, a symlink, or what is not versioned."""
+    def _read_other(self, step: _Other) -> None:
+        directory, name, kind = step
         if kind == _OTHER:
-            self._files.report.skipped.append(self._of(name))
+            self._files.report.skipped.append(directory.of(name))
             return
-        try:
-            if kind == _SYMLINK:
-                info = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-                target = os.readlink(name, dir_fd=self._fd)
-                entry = symlink_entry(target, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
-                self._files.count(1, 0)
-            else:
-                fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self._fd)
-                try:
-                    below = self._relative + name + b"/"
-                    entry = self._files.directory(fd, self._of(name), below, self._before(name))
-                finally:
-                    os.close(fd)
-        except OSError as error:
-            raise reading_error(error, self._of(name)) from error
-        self._builder.add(entry_item(name, entry))
-
-    def _before(self, name: bytes) -> Entry | None:
-        return None if self._previous is None else lookup(self._batch, self._previous.id, name)
-
-    def _of(self, name: bytes) -> bytes:
-        return os.path.join(self._path, name)
+        with _reading(directory.of(name)):
+            info = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            target = os.readlink(name, dir_fd=directory.fd)
+        entry = symlink_entry(target, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
+        directory.builder.add(entry_item(name, entry))
+        self._files.count(1, 0)
 
 
 def _tag_of(item: os.DirEntry[str]) -> bytes:
@@ -298,19 +437,6 @@ def _tag_of(item: os.DirEntry[str]) -> bytes:
     if item.is_dir(follow_symlinks=False):
         return b"\0d"
     return b"\0l" if item.is_symlink() else b"\0o"
-
-
-def _xattrs_kept(fd: int) -> list[bytes]:
-    """The names of an open file's xattrs that are versioned: those of the user."""
-    try:
-        names = os.listxattr(fd)
-    except OSError as error:
-        if error.errno == ENOTSUP:
-            return []  # a filesystem without xattrs
-        raise
-    if not names:
-        return []
-    return [os.fsencode(name) for name in names if name.startswith("user.") and not name.startswith("user.pfs.")]
 
 
 @contextmanager

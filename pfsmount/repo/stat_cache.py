@@ -20,12 +20,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.store import ObjectStore
+from pfsmount.tree.entry import Stat
 
 T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
@@ -35,6 +36,17 @@ _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", 
 _WRITE_AT_ONCE = 20_000
 _WORTH_FILES = 100
 _WORTH_BYTES = 64 << 20
+
+
+class LocalStat(Stat, Protocol):
+    """What tells one state of a local file from another."""
+
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
 
 
 class StatCache:
@@ -69,13 +81,13 @@ class StatCache:
             local = self._local[device] = _filesystem_of(fd) in _LOCAL
         return local and not self._broken
 
-    def find(self, infos: Sequence[os.stat_result]) -> list[ObjectId | None]:
+    def find(self, infos: Sequence[LocalStat]) -> list[ObjectId | None]:
         """The ids of the files with these stats, None where it is not known."""
         keys = [_key(info) for info in infos]
         known = self._try(lambda index: _read(index, keys)) or {}
         return [_id_of(info, known.get(key)) for info, key in zip(infos, keys, strict=True)]
 
-    def remember(self, info: os.stat_result, id: ObjectId, now_ns: int) -> None:
+    def remember(self, info: LocalStat, id: ObjectId, now_ns: int) -> None:
         """Note what a file held that was read after `info` and `now_ns` were taken."""
         if now_ns - max(info.st_mtime_ns, info.st_ctime_ns) >= _AGE_NS:
             self._new[_key(info)] = _VALUE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns, id)
@@ -117,11 +129,11 @@ def _write(index: Index, pairs: Mapping[bytes, bytes]) -> None:
             txn.put(Table.STATS, key, value)
 
 
-def _key(info: os.stat_result) -> bytes:
+def _key(info: LocalStat) -> bytes:
     return _KEY.pack(info.st_dev, info.st_ino)
 
 
-def _id_of(info: os.stat_result, value: bytes | None) -> ObjectId | None:
+def _id_of(info: LocalStat, value: bytes | None) -> ObjectId | None:
     if value is None:
         return None
     size, mtime_ns, ctime_ns, id = _VALUE.unpack(value)

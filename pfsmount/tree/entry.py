@@ -11,10 +11,10 @@ bytes); then extended attributes, inline (u16 length, encoding; flag 1) or by id
 from __future__ import annotations
 
 import enum
-import os
 import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import ID_BYTES, ObjectId
@@ -78,6 +78,10 @@ class Entry:
     def executable(self) -> bool:
         """The one bit of the mode that the content id covers."""
         return self.kind is Kind.FILE and bool(self.mode & 0o100)
+
+    @property
+    def has_xattrs(self) -> bool:
+        return bool(self.xattrs) or self.xattrs_id is not None
 
     def same_content(self, other: Entry) -> bool:
         """True when names, kinds, exec bits and contents are equal; owners, times and modes may differ."""
@@ -166,7 +170,22 @@ def _target_id(target: bytes) -> ObjectId:
     return hash_bytes(target)
 
 
-def encode_file(info: os.stat_result, id: ObjectId) -> bytes:
+class Stat(Protocol):
+    """What an entry needs of a file's stat: `os.stat_result`, or whatever has the same."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+
+
+def encode_file(info: Stat, id: ObjectId) -> bytes:
     """The fixed part of a regular file without xattrs, from its stat."""
     seconds, ns = divmod(info.st_mtime_ns, _NS)
     return FIXED.pack(_FILE, 0, info.st_mode & 0o7777, info.st_uid, info.st_gid, seconds, ns, info.st_size, id)

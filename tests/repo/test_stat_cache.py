@@ -67,13 +67,13 @@ def put_tree(store: Store, source: Path, *, cache: bool = True) -> dict[str, byt
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The names of the files that are read from now on."""
     names: list[bytes] = []
-    read = local_files._DirectoryReader._read_file
+    read = local_files._Walk._read_file
 
-    def noted(self: local_files._DirectoryReader, name: bytes) -> None:
+    def noted(self: local_files._Walk, run: local_files._Run, name: bytes) -> None:
         names.append(name)
-        read(self, name)
+        read(self, run, name)
 
-    monkeypatch.setattr(local_files._DirectoryReader, "_read_file", noted)
+    monkeypatch.setattr(local_files._Walk, "_read_file", noted)
     return names
 
 
