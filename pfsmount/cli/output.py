@@ -104,8 +104,9 @@ def run_app(app: typer.Typer, name: str) -> None:
         raise SystemExit(exit_code(error)) from None
     except interruption.Interrupted as interrupted:
         start = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
-        print(f"{start}{name}: {interruption.message()}", file=sys.stderr)
-        raise SystemExit(interrupted.exit_code) from None
+        print(f"{start}{name}: {interruption.message()}", file=sys.stderr, flush=True)
+        # everything is given back; what Python does at its end is only a moment in which a second signal would kill
+        os._exit(interrupted.exit_code)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -71,6 +71,7 @@ def put(
     Kept are contents, names, modes, owners (as numbers), times, symlinks, user.* attributes and holes. Devices, FIFOs and sockets are
     left out and named; hard links become files with the same content.
     """
+    interruption.if_interrupted("nothing was committed")
     sources = sources or []
     if tar is not None and sources:
         raise InvalidInput("put takes either files or an archive", hint="pfs put --tar ARCHIVE REPO@BRANCH:/PATH")

@@ -86,6 +86,8 @@ class ArchiveIngest:
             if len(report.skipped) < _NAMED_MAX:
                 report.skipped.append(member.name)
             return False
+        if self._exclude is not None and self._exclude(member.path, member.kind is MemberKind.DIRECTORY):
+            return False
         if not member.path and member.kind is not MemberKind.DIRECTORY:
             raise ArchiveError(f"the member '{display(member.name)}' is a file that has no name")
         if (*self._target, *member.path)[:1] == (RESERVED_ROOT_NAME,):
@@ -94,7 +96,7 @@ class ArchiveIngest:
                 hint="put the archive below a directory, or leave that name out with --exclude /.pfs",
             )
         report.absolute += member.name.startswith(b"/")
-        return self._exclude is None or not self._exclude(member.path, member.kind is MemberKind.DIRECTORY)
+        return True
 
     def _add(self, tree: UnsortedTree, archive: Archive, member: Member) -> None:
         if member.kind is MemberKind.HARD_LINK:

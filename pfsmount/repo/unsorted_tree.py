@@ -32,6 +32,8 @@ _LENGTHS = struct.Struct("<IQI")
 _LINK = b"L"
 _LINKS_AT_ONCE = 10_000
 
+Find = Callable[[RepoPath], Entry | None]
+"""What is at a path of another tree."""
 _Record = tuple[bytes, int, bytes]
 """Key, number in the order of arrival, payload."""
 
@@ -97,7 +99,7 @@ def _read_run(file: IO[bytes]) -> Iterator[_Record]:
 class _Open:
     """A directory on the way down to where the entries now go."""
 
-    def __init__(self, batch: Batch, path: tuple[bytes, ...], entry: Entry) -> None:
+    def __init__(self, batch: Batch, path: RepoPath, entry: Entry) -> None:
         self.path, self.entry = path, entry
         self.builder = DirectoryBuilder(batch)
 
@@ -128,10 +130,10 @@ class UnsortedTree:
         """What is at `target` in the end is also at `path`."""
         self._entries.add(b"\0".join(path), _LINK + b"\0".join(target))
 
-    def build(self, default: Entry, elsewhere: Callable[[RepoPath], Entry | None]) -> Entry:
-        """The tree. Directories that were not added have the attributes of `default`.
+    def build(self, default: Entry, elsewhere: Find) -> Entry:
+        """The tree. Directories that were not added have the attributes that `elsewhere` finds, else those of `default`.
 
-        `elsewhere` finds targets of links that are not in the tree. Raises NotADirectory (something below a file), NotFound, IsADirectory
+        `elsewhere` also finds targets of links that are not in the tree. Raises NotADirectory (something below a file), NotFound, IsADirectory
         (links), NoSpace.
         """
         default = replace_contents(default.replace(xattrs=b"", xattrs_id=None), EMPTY_DIRECTORY)
@@ -143,7 +145,7 @@ class UnsortedTree:
                     f"the member '{_shown(key)}' lies below '{_shown(last_file)}', which is no directory in the archive"
                 )
             path = _split(key)
-            self._go_to(stack, path[:-1], default)
+            self._go_to(stack, path[:-1], default, elsewhere)
             if payload.startswith(_LINK):
                 last_file = key
                 self._links.add(b"", _LENGTHS.pack(len(key), 0, 0) + key + payload[1:])
@@ -156,7 +158,7 @@ class UnsortedTree:
                 stack.append(_Open(self._batch, path, decode_entry(fixed, extra)))
             else:
                 stack[0].entry = decode_entry(fixed, extra)
-        self._go_to(stack, (), default)
+        self._go_to(stack, (), default, elsewhere)
         return self._with_links(stack[0].closed(), default, elsewhere)
 
     def _last_of_each(self) -> Iterator[_Record]:
@@ -168,15 +170,18 @@ class UnsortedTree:
         if last is not None:
             yield last
 
-    def _go_to(self, stack: list[_Open], path: tuple[bytes, ...], default: Entry) -> None:
+    def _go_to(self, stack: list[_Open], path: RepoPath, default: Entry, elsewhere: Find) -> None:
         """Close the directories that are done, and open those on the way to `path`."""
         while stack[-1].path != path[: len(stack) - 1]:
             done = stack.pop()
             stack[-1].builder.add(entry_item(done.path[-1], done.closed()))
         for depth in range(len(stack), len(path) + 1):
-            stack.append(_Open(self._batch, path[:depth], default))
+            there = elsewhere(path[:depth])
+            stack.append(
+                _Open(self._batch, path[:depth], there if there is not None and there.is_directory else default)
+            )
 
-    def _with_links(self, tree: Entry, default: Entry, elsewhere: Callable[[RepoPath], Entry | None]) -> Entry:
+    def _with_links(self, tree: Entry, default: Entry, elsewhere: Find) -> Entry:
         changes: dict[RepoPath, Entry | None] = {}
         for _, _, payload in self._links:
             (length, _, _), rest = _LENGTHS.unpack_from(payload), payload[_LENGTHS.size :]
