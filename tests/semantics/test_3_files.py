@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -219,3 +221,98 @@ def test_get_stays_inside(scene: Scene) -> None:
     scene.pfs("get", "images@master:/", out)
     assert (out / "file").read_text() == "new"
     assert os.listdir(outside) == []
+
+
+def test_tar(scene: Scene) -> None:
+    """S190 `put --tar` and `get --tar` keep what `put` and `get` keep
+
+    Archives of GNU tar, bsdtar and Python, plain or compressed with gzip, bzip2 or xz, also from standard input, become one commit: names of any bytes,
+    modes, owners by number, times to the nanosecond, symlinks, `user.` attributes, holes. Hard links become files of the same content. Of two members with one
+    name the last counts; a leading `/` is taken off. What `get --tar` writes is in pax format, and the same bytes for the same version every time.
+    """
+    top = scene.write({"file": "x", "sub/tool": "#!/bin/sh\n", "empty": ""})
+    (top / "link").symlink_to("no/where")
+    (top / "sub" / "tool").chmod(0o4751)
+    os.link(top / "file", top / "hard")
+    Path(os.fsdecode(os.fsencode(top) + b"/not utf-8 \xff\n" + b"x" * 200)).touch()
+    os.utime(top / "file", ns=(1, -987_654_321))
+    archive = scene.root / "in.tar.gz"
+    subprocess.run(["tar", "-C", top, "--format=posix", "-czf", archive, "."], check=True, stderr=subprocess.DEVNULL)
+    scene.pfs("put", "--tar", archive, "images@master:/t")
+    scene.pfs("get", "images@master:/t", scene.root / "got")
+    assert _everything(scene.root / "got") == _everything(top)
+    scene.pfs("get", "images@master:/t", "--tar", scene.root / "one.tar")
+    scene.pfs("get", "images@master:/t", "--tar", scene.root / "two.tar")
+    assert (scene.root / "one.tar").read_bytes() == (scene.root / "two.tar").read_bytes()
+    (scene.root / "extracted").mkdir()
+    subprocess.run(
+        ["tar", "-C", scene.root / "extracted", "--warning=no-timestamp", "-xpf", scene.root / "one.tar"], check=True
+    )
+    assert _everything(scene.root / "extracted") == _everything(top)
+    assert "nothing changed" in scene.pfs("put", "--tar", scene.root / "one.tar", "images@master:/t")
+
+
+def test_bad_archives(scene: Scene) -> None:
+    """S191 An archive that is damaged, cut short or none commits nothing
+
+    Also one that ends without its end marker, which tar takes for whole; one with `..` in a name; one with a member below a file or a symlink. Devices and
+    FIFOs are left out and named.
+    """
+    top = scene.write({"a": "1" * 5000, "b": "2"})
+    whole = subprocess.run(["tar", "-C", top, "-c", "a", "b"], capture_output=True, check=True).stdout
+    second = 512 + 5120  # where the header of b begins
+    damaged = whole[:second] + b"?" + whole[second + 1 :]
+    for bad in (whole[:4000], whole[: second + 1024], damaged, b"no archive" * 100):
+        (scene.root / "bad.tar").write_bytes(bad)
+        scene.pfs("put", "--tar", scene.root / "bad.tar", "images@master:/", code=1)
+    assert scene.log() == []
+
+
+def test_get_restores(scene: Scene) -> None:
+    """S192 `get` restores what `cp -a` would
+
+    Modes, times, `user.` attributes and holes always; owners when root runs it, unless `--no-owners`. Where the owner is not restored, setuid and setgid are not
+    either. A directory that is there already keeps its own attributes.
+    """
+    top = scene.write({"tool": "x"})
+    (top / "tool").chmod(0o4755)
+    scene.pfs("put", top, "images@master:/t")
+    scene.pfs("get", "images@master:/t", scene.root / "got")
+    assert stat.S_IMODE((scene.root / "got" / "tool").stat().st_mode) == 0o4755
+    if os.geteuid() == 0:
+        os.chown(top / "tool", 1234, 1234)
+        (top / "tool").chmod(0o4755)
+        scene.pfs("put", top, "images@master:/t")
+        scene.pfs("get", "images@master:/t", scene.root / "with")
+        scene.pfs("get", "--no-owners", "images@master:/t", scene.root / "without")
+        with_owner, without = ((scene.root / name / "tool").stat() for name in ("with", "without"))
+        assert (with_owner.st_uid, stat.S_IMODE(with_owner.st_mode)) == (1234, 0o4755)
+        assert (without.st_uid, stat.S_IMODE(without.st_mode)) == (0, 0o755)
+
+
+def test_interruption(scene: Scene) -> None:
+    """S193 Ctrl-C and SIGTERM leave nothing half-done
+
+    The command ends with one line that says whether a commit was made, and with exit code 130 or 143. What it had begun to write is taken back: a store is as it
+    was, a directory or archive that `get` was to make is not there, a file that it was to replace is the old one.
+    """
+    with scene.start("pfs", "put", "-", "images@master:/x", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write("x" * (3 << 20))  # more than a pipe holds: it has begun to read
+        process.stdin.flush()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "pfs: interrupted; nothing was committed\n")
+    assert scene.log() == []
+    assert scene.stored_bytes() < 1 << 20
+
+
+def test_exclude(scene: Scene) -> None:
+    """S194 `put --exclude GLOB` leaves out what matches
+
+    A pattern without a slash fits a name anywhere, one with a slash a path from the top of the source; one that ends with a slash fits directories only. A directory goes
+    with all that is below it.
+    """
+    top = scene.write({"a.tmp": "1", "sub/b.tmp": "2", "sub/keep": "3", "top/x": "4", "sub/top/x": "5"})
+    scene.pfs("put", top, "images@master:/", "--exclude", "*.tmp", "--exclude", "/top")
+    assert scene.ls("images@master", "-R") == ["sub/", "sub/keep", "sub/top/", "sub/top/x"]
