@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pfsmount.errors import Corrupt, NotADirectory
-from pfsmount.ids import EntryName
+from pfsmount.ids import EntryName, RepoPath
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.store import ObjectStore
 from pfsmount.tree import node as node_module
@@ -150,6 +150,58 @@ def test_edit_paths(objects: ObjectStore) -> None:
         assert [path for path, _ in walk(batch, twice)] == [(), (b"d",)]
         both = edit_paths(batch, tree, {(b"d",): None, (b"a",): root, (b"a", b"x"): a_file(3)})  # type: ignore[dict-item]
         assert [path for path, _ in walk(batch, both)] == [(), (b"a",), (b"a", b"x")]
+
+
+PATH_STEPS = st.lists(
+    st.dictionaries(
+        st.lists(st.integers(0, 3).map(lambda i: EntryName(b"p%d" % i)), min_size=1, max_size=4).map(tuple),
+        st.one_of(st.none(), st.integers(0, 2)),
+        max_size=8,
+    ),
+    max_size=5,
+)
+
+
+def set_paths(model: dict[RepoPath, Entry], step: dict[RepoPath, int | None]) -> dict[RepoPath, Entry]:
+    """The files after a step, changes above before changes below; those whose way leads through a file are left out of `step`."""
+    model = dict(model)
+    for path, number in sorted(step.items()):
+        if any(path[:depth] in model for depth in range(1, len(path))):
+            del step[path]
+            continue
+        model = {other: entry for other, entry in model.items() if other[: len(path)] != path}
+        if number is not None:
+            model[path] = a_file(number)
+    return model
+
+
+@RELAXED
+@given(PATH_STEPS)
+def test_edits_of_paths_equal_a_dict(objects: ObjectStore, steps: list[dict[RepoPath, int | None]]) -> None:
+    """Trees after edits at paths have the files of a dict, from the first tree and by way of all; diff says what the dict says."""
+    model: dict[RepoPath, Entry] = {}
+    with objects.batch() as batch:
+        tree = empty = directory_entry(EMPTY_DIRECTORY)
+        for step in steps:
+            before, old = model, tree
+            model = set_paths(model, step)
+            tree = edit_paths(batch, old, {path: None if n is None else a_file(n) for path, n in step.items()})
+            files = {path: entry for path, entry in walk(batch, tree) if not entry.is_directory}
+            assert files == model
+            assert (tree.files, tree.size) == (len(model), sum(entry.size for entry in model.values()))
+            found = {}
+            for path, was, now in diff(batch, old, tree):
+                sides = [None if side is None or side.is_directory else side for side in (was, now)]
+                if sides[0] != sides[1]:
+                    found[path] = tuple(sides)
+            assert found == {
+                path: (before.get(path), model.get(path))
+                for path in {*before, *model}
+                if before.get(path) != model.get(path)
+            }
+            # empty directories apart, the way does not matter
+            again = edit_paths(batch, empty, {path: entry for path, entry in walk(batch, tree) if path})
+            assert again.id == tree.id
 
 
 ENTRIES = st.one_of(
