@@ -28,6 +28,8 @@ from pfsmount.tree.xattrs import load_xattrs
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = b".pfs-get-"
+_WRITE_MAX = 512 * 1024
+"""Bytes in one write. Larger ones get memory in units that are dear on some virtual machines: see `objects.segment_writer`."""
 
 
 @dataclass(slots=True)
@@ -243,7 +245,8 @@ def _remove(name: bytes, parent: int) -> None:
 def _write_all(fd: int, data: bytes, offset: int | None) -> None:
     view = memoryview(data)
     while view:
-        count = os.write(fd, view) if offset is None else os.pwrite(fd, view, offset)
+        part = view[:_WRITE_MAX]
+        count = os.write(fd, part) if offset is None else os.pwrite(fd, part, offset)
         offset = None if offset is None else offset + count
         view = view[count:]
 
