@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pfsmount.errors import Conflict, IsADirectory, NotADirectory, NotPermitted
@@ -19,12 +19,14 @@ from pfsmount.repo.local_files import Exclude, IngestReport, LocalFiles, Progres
 from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store
+from pfsmount.tree.diff import directory_pairs
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup
 from pfsmount.tree.edit import edit_directory, edit_paths, replace_contents
-from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.entry import Entry, Kind, decode_entry
 
 _CHANGES_AT_ONCE = 10_000
 _TRIES = 100
+_SMALL = 16
 
 
 def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, delete: bool, mtime_ns: int) -> Entry:
@@ -54,8 +56,7 @@ def lay_over(batch: Batch, base: Entry | None, over: Entry, path: RepoPath, *, d
 def _join(batch: Batch, base: Entry, over: Entry, path: RepoPath, mtime_ns: int) -> Entry:
     result = base
     changes: dict[EntryName, Entry | None] = {}
-    for name, entry in entries(batch, over.id):
-        before = lookup(batch, base.id, name)
+    for name, before, entry in _differences(batch, base, over):
         after = lay_over(batch, before, entry, (*path, name), delete=False, mtime_ns=mtime_ns)
         if after.is_directory:
             after = replace_contents(entry, _summary_of(after))
@@ -65,6 +66,21 @@ def _join(batch: Batch, base: Entry, over: Entry, path: RepoPath, mtime_ns: int)
             result = replace_contents(result, edit_directory(batch, result.id, changes))
             changes = {}
     return replace_contents(result, edit_directory(batch, result.id, changes)) if changes else result
+
+
+def _differences(batch: Batch, base: Entry, over: Entry) -> Iterator[tuple[EntryName, Entry | None, Entry]]:
+    """The entries of `over` that `base` does not have just so: name, what `base` has, what `over` has.
+
+    Two directories of about the same size are read side by side, past what they share; a small one is looked up, entry by entry, in a large one.
+    """
+    if over.files * _SMALL < base.files:
+        for name, entry in entries(batch, over.id):
+            yield name, lookup(batch, base.id, name), entry
+        return
+    for name, left, right in directory_pairs(batch, batch, base.id, over.id):
+        if right is not None:
+            before = None if left is None else decode_entry(left.fixed, left.extra)
+            yield name, before, decode_entry(right.fixed, right.extra)
 
 
 def _summary_of(entry: Entry) -> DirectorySummary:
