@@ -100,8 +100,8 @@ class LocalFiles:
     def stream(self, fd: int) -> Entry:
         """A file from a pipe or terminal, until its end. Raises NoSpace, PfsError."""
         with _reading(b"standard input"):
-            id, size = ingest_fd(self.batch, fd)
-        self.count(1, size)
+            id, size = ingest_fd(self.batch, fd, progress=self._count_bytes)
+        self.count(1, 0)
         return file_entry(id, size, mode=0o644, uid=os.getuid(), gid=os.getgid(), mtime_ns=time.time_ns())
 
     def count(self, files: int, size: int) -> None:
@@ -110,6 +110,9 @@ class LocalFiles:
         self.report.size += size
         if self._progress is not None:
             self._progress(self.report)
+
+    def _count_bytes(self, size: int) -> None:
+        self.count(0, size)
 
     def directory(self, fd: int, builder: DirectoryBuilder) -> Entry:
         """The entry of an open directory whose contents were read. Raises OSError."""
@@ -126,8 +129,8 @@ class LocalFiles:
     def file(self, fd: int, info: os.stat_result, previous: Entry | None) -> Entry:
         """An open regular file of any size, with its xattrs. Raises OSError, NoSpace."""
         before = previous.id if previous is not None and previous.kind is Kind.FILE else None
-        id, size = ingest_fd(self.batch, fd, previous=before)
-        self.count(1, size)
+        id, size = ingest_fd(self.batch, fd, previous=before, progress=self._count_bytes)
+        self.count(1, 0)
         entry = file_entry(
             id,
             size,
