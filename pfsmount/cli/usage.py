@@ -40,7 +40,7 @@ def du(
 
     Stored are different files and pieces only, in blocks of 4 KiB, and metadata. As with du, what occurs more than once counts
     where it comes first, so 'pfs du -s images@master~1 images@master' shows what the last commit added. Each different file
-    is looked up once: some seconds for a million; --apparent-size takes none.
+    is looked up once: ten seconds or so for a million; --apparent-size takes none.
     """
     if summarize and depth:
         raise InvalidInput("--summarize and --max-depth exclude each other")
@@ -120,7 +120,7 @@ def _line_json(line: _Line) -> dict[str, Any]:
 def stats(json: JsonFlag = False) -> None:
     """Show what the store holds: repos, objects, what versions and repos share, space on disk.
 
-    Looks each different file up once for every repo that has it: some seconds for a million files, with 96 MiB of memory for each TiB.
+    Looks each different file up once for every repo that has it: ten seconds or so for a million, and 96 MiB of memory for each TiB.
     """
     from pfsmount.repo.store_usage import measure_store
 
