@@ -190,7 +190,7 @@ def print_result(store: Store, result: JobResult) -> None:
             made = "" if result.commit is None else result.commit.hex()[:12]
             repo = result.output.partition("@")[0]
             output.note(f"pfsjob: {result.output} moved while the job ran; the results are kept as {repo}@{made}")
-            output.note("  hint: run it again, which reuses them")
+            output.note(f"  hint: run it again, which reuses them; or 'pfs merge {repo}@{made} {result.output}'")
         case Phase.KILLED:
             output.note(f"pfsjob: stopped; nothing was committed to {result.output}")
         case _:
