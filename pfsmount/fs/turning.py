@@ -187,7 +187,7 @@ class Turning:
                 unversioned = tuple(cut.unversioned)
                 if not worktree.is_worth_a_commit(cut, root):
                     return CommitResult(None, unversioned, Effects([], []))
-                await in_thread(batch.flush)
+                await in_thread(batch.flush_if_large)
                 async with self._quiet():
                     after = worktree.settle(cut)
                     try:

@@ -45,6 +45,8 @@ _OPEN_SEGMENTS_MAX = 512
 _LENGTH = struct.Struct("<I")
 _DECODED_MAX = 8192
 _FRESH_BYTES_MAX = 2 << 20
+_LARGE_BYTES = 1 << 20
+_LARGE_ENTRIES = 500
 
 
 class DecodedCache:
@@ -407,6 +409,11 @@ class Batch:
         with self.store.index.write() as txn:
             self.publish(txn)
         self.published()
+
+    def flush_if_large(self) -> None:
+        """`flush` when the transaction that follows would take long; what is little costs that one nothing, and a flush two waits for the disk."""
+        if self._unsynced() >= _LARGE_BYTES or len(self._pending) >= _LARGE_ENTRIES:
+            self.flush()
 
 
 def seal(store: ObjectStore, writer: SegmentWriter) -> None:

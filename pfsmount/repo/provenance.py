@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ def _trace(
 ) -> Lineage:
     if depth > _DEPTH_MAX:
         return Lineage(repo, commit, path, entry, branch, missing=f"more than {_DEPTH_MAX} jobs deep")
-    made = commit if commit.provenance is not None else introduced(store, commit, path, entry)
+    made = introduced(store, commit, path, entry)
     node = Lineage(repo, made, path, entry, branch)
     if made.provenance is not None:
         record = _record(made)
@@ -73,14 +73,25 @@ def _trace(
 
 
 def introduced(store: Store, commit: Commit, path: RepoPath, entry: Entry) -> Commit:
-    """The oldest commit up to which the content at `path` has been the same without a break."""
-    last = commit
-    for older in store.history(commit):
-        there = find(store.objects, older.tree, path)
-        if there is None or not there.same_content(entry):
+    """The commit that brought the content at `path`: the oldest up to which it has been the same without a break, or a job's on the way there.
+
+    Where a merge took it from another parent than the first, the search goes on there.
+    """
+    while commit.provenance is None:
+        older = next((parent for parent in _parents(store, commit) if _has(store, parent, path, entry)), None)
+        if older is None:
             break
-        last = older
-    return last
+        commit = older
+    return commit
+
+
+def _parents(store: Store, commit: Commit) -> Iterator[Commit]:
+    return (store.read_commit(id) for id in commit.parents)
+
+
+def _has(store: Store, commit: Commit, path: RepoPath, entry: Entry) -> bool:
+    there = find(store.objects, commit.tree, path)
+    return there is not None and there.same_content(entry)
 
 
 def _record(commit: Commit) -> Entry:

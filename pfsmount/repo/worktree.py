@@ -600,7 +600,7 @@ class Worktree(WorktreeLook):
                     unversioned = tuple(cut.unversioned)
                     if not self.is_worth_a_commit(cut, root):
                         return CommitResult(None, unversioned, effects)
-                    batch.flush()
+                    batch.flush_if_large()
                     after = self.settle(cut)
                     try:
                         commit, journal = self.finish_commit(cut, after, batch, root, message, author)

@@ -55,6 +55,23 @@ def test_lineage_goes_back_to_what_was_put(chain: Run) -> None:
     assert "b.txt" not in shown
 
 
+def test_lineage_goes_through_a_merge(chain: Run, tmp_path: Path) -> None:
+    """What a merge took from the other branch came from there, not from the merge."""
+    assert chain("branch", "twice@old", "master").returncode == 0
+    (tmp_path / "note").write_text("by hand")
+    assert chain("put", tmp_path / "note", "twice@old:/").returncode == 0
+    assert chain("rm", "twice@old:/a.txt").returncode == 0
+    (tmp_path / "other").write_text("by another hand")
+    assert chain("put", tmp_path / "other", "twice@master:/").returncode == 0
+    assert chain("merge", "twice@master", "twice@old").returncode == 0
+    shown = chain("lineage", "twice@old:/b.txt").stdout
+    assert "the texts" in shown
+    other = json.loads(chain("lineage", "twice@old:/other", "--json").stdout)
+    assert (other["provenance"], other["message"].startswith("put")) == (None, True)
+    note = json.loads(chain("lineage", "twice@old:/note", "--json").stdout)
+    assert note["message"].startswith("put")
+
+
 def test_lineage_of_a_directory_has_all_its_datums(chain: Run) -> None:
     """Everything below counts."""
     found = json.loads(chain("lineage", "twice@master", "--json").stdout)
