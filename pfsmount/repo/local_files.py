@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied, PfsError
-from pfsmount.ids import ObjectId, display
+from pfsmount.ids import ID_BYTES, ObjectId, display
 from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
-from pfsmount.repo.reading_process import FileStat, ReadingProcess
+from pfsmount.repo.reading_process import ReadFile, ReadingProcess
 from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, kept_xattrs
 from pfsmount.repo.stat_cache import StatCache
+from pfsmount.tree.boundaries import ends_leaf
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, encode_file, file_entry, symlink_entry
@@ -210,12 +211,14 @@ class _Walk:
         self._files, self._batch, self._top = files, files.batch, top
         self._open: set[_Directory] = set()
         self._seen = 0
-        self._own_ahead = 0
-        self._leaves: list[tuple[bytes, os.stat_result | FileStat, ObjectId]] = []
+        self._asked_last = False
+        self._leaves: list[LeafItem] = []
         """Files of this run that are read."""
+        self._ends = bytearray()
+        """1 for each whose name ends a leaf."""
         self._new: list[tuple[ObjectId, Buffer]] = []
-        """Their bytes, but of those that the cache knew."""
-        self._new_bytes = 0
+        """The bytes of all but those that the cache knew."""
+        self._bytes = 0
 
     def carry_out(self) -> None:
         """Add all entries to the builder of the top directory. Raises OSError, PfsError."""
@@ -237,10 +240,11 @@ class _Walk:
     def _is_enough(self, ahead: deque[_Step]) -> bool:
         """True when no more steps should be planned now.
 
-        With a second process: when it is busy and one run is left for this one, which then reads every fourth run itself, about its share.
+        With a second process: when it has two runs. Every other run is read here: that keeps both busy, also where two
+        processors are less than twice one.
         """
         process = self._files.process
-        return len(ahead) >= _STEPS_AHEAD or (self._own_ahead > 0 and process is not None and process.is_ready)
+        return len(ahead) >= _STEPS_AHEAD or (process is not None and process.asked >= 2)
 
     def _steps(self) -> Iterator[_Step]:
         """What there is to do, in order. With a stack of its own: trees may be deeper than Python's."""
@@ -300,9 +304,9 @@ class _Walk:
             self._seen += len(names) - len(known)
             if self._seen > _WORTH_A_PROCESS:
                 process.start()
-                if process.free:
+                if not self._asked_last and process.is_free:
                     asked = process.ask(directory.fd, [name for name in names if name not in known])
-        self._own_ahead += not asked
+                self._asked_last = asked
         return _Run(directory, names, now_ns, known, asked)
 
     def _look_up(self, directory: _Directory, names: list[bytes]) -> dict[bytes, tuple[os.stat_result, ObjectId]]:
@@ -349,24 +353,44 @@ class _Walk:
 
     def _read_run(self, run: _Run) -> None:
         process = self._files.process
-        self._own_ahead -= not run.asked
-        answers = process.answer() if run.asked and process is not None else None
+        answer = process.answer() if run.asked and process is not None else None
+        if answer is None:
+            for name in run.names:
+                known = run.known.get(name)
+                if known is None:
+                    self._read_file(run, name)
+                else:
+                    self._add(name, *known)
+        else:
+            self._take(run, *answer)
+        self._end_run(run)
+
+    def _take(self, run: _Run, memory: memoryview, answers: Iterator[ReadFile]) -> None:
+        """What the reading process read. A file has 7 µs here: what can be done there is."""
+        cache = self._files.cache
+        cache = cache if cache is not None and cache.serves(run.directory.fd) else None
         for name in run.names:
             known = run.known.get(name)
             if known is not None:
-                self._leaves.append((name, *known))
+                self._add(name, *known)
                 continue
-            read = None if answers is None else next(answers)
-            if read is None:
+            read = next(answers)
+            done, ends, at, size, fixed = read[:5]
+            if not done:
                 self._read_file(run, name)
-            else:
-                self._add(name, *read)
-        self._end_run(run)
+                continue
+            id = ObjectId(fixed[-ID_BYTES:])
+            self._leaves.append(LeafItem(name, fixed, b""))
+            self._ends.append(ends)
+            self._new.append((id, memory[at : at + size]))
+            self._bytes += size
+            if cache is not None:
+                cache.remember(read, id, run.now_ns)
 
-    def _add(self, name: bytes, info: os.stat_result | FileStat, id: ObjectId, data: Buffer) -> None:
-        self._leaves.append((name, info, id))
-        self._new.append((id, data))
-        self._new_bytes += info.st_size
+    def _add(self, name: bytes, info: os.stat_result, id: ObjectId) -> None:
+        self._leaves.append(LeafItem(name, encode_file(info, id), b""))
+        self._ends.append(ends_leaf(name))
+        self._bytes += info.st_size
 
     def _read_file(self, run: _Run, name: bytes) -> None:
         directory = run.directory
@@ -378,8 +402,11 @@ class _Walk:
                 if size <= PIECE_MAX and stat.S_ISREG(info.st_mode):
                     data = os.read(fd, size + 1)
                     if len(data) == size and not kept_xattrs(fd):
-                        self._add(name, info, hash_bytes(data), data)
-                        if self._new_bytes >= _RUN_BYTES:
+                        id = hash_bytes(data)
+                        self._add(name, info, id)
+                        self._new.append((id, data))
+                        self._remember(run, info, id)
+                        if self._bytes >= _RUN_BYTES:
                             self._end_run(run)
                         return
                 self._end_run(run)
@@ -399,26 +426,22 @@ class _Walk:
             )
         previous = directory.before(self._batch, name) if info.st_size > PIECE_MAX else None
         entry = self._files.file(fd, info, previous)
-        cache = self._files.cache
-        if cache is not None and cache.serves(directory.fd) and entry.size == info.st_size and not entry.has_xattrs:
-            cache.remember(info, entry.id, run.now_ns)
+        if entry.size == info.st_size and not entry.has_xattrs:
+            self._remember(run, info, entry.id)
         directory.builder.add(entry_item(name, entry))
+
+    def _remember(self, run: _Run, info: os.stat_result, id: ObjectId) -> None:
+        cache = self._files.cache
+        if cache is not None and cache.serves(run.directory.fd):
+            cache.remember(info, id, run.now_ns)
 
     def _end_run(self, run: _Run) -> None:
         """Store the small files that were read."""
-        if not self._leaves:
-            return
-        self._batch.add_pieces(self._new)
-        cache = self._files.cache
-        if cache is not None and cache.serves(run.directory.fd):
-            for name, info, id in self._leaves:
-                if name not in run.known:
-                    cache.remember(info, id, run.now_ns)
-        run.directory.builder.add_leaves(
-            [LeafItem(name, encode_file(info, id), b"") for name, info, id in self._leaves]
-        )
-        self._files.count(len(self._leaves), sum(info.st_size for _, info, _ in self._leaves))
-        self._leaves, self._new, self._new_bytes = [], [], 0
+        if self._leaves:
+            self._batch.add_pieces(self._new)
+            run.directory.builder.add_leaves(self._leaves, self._ends)
+            self._files.count(len(self._leaves), self._bytes)
+            self._leaves, self._ends, self._new, self._bytes = [], bytearray(), [], 0
 
     def _read_other(self, step: _Other) -> None:
         directory, name, kind = step

@@ -18,32 +18,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from pfsmount.ids import ObjectId
 from pfsmount.repo.reading_worker import RECORD, SLOT_BYTES, SLOT_NUMBER, SLOTS
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[3]); from pfsmount.repo.reading_worker import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class FileStat(NamedTuple):
-    """What an entry needs of a file's stat; `os.stat_result` has it under the same names."""
+class ReadFile(NamedTuple):
+    """A small file that was read. The bytes are valid until the next request is made."""
 
-    st_mode: int
-    st_uid: int
-    st_gid: int
+    done: int
+    """0: it has to be read otherwise; nothing else is set."""
+    ends_leaf: int
+    at: int
+    """Where its bytes start in the memory that comes with the answer."""
+    st_size: int
+    fixed: bytes
+    """The fixed part of its entry; the id is its last 32 bytes."""
     st_dev: int
     st_ino: int
-    st_size: int
     st_mtime_ns: int
     st_ctime_ns: int
-
-
-class ReadFile(NamedTuple):
-    """A small file that was read; `data` is valid until the next request is made."""
-
-    info: FileStat
-    id: ObjectId
-    data: memoryview
 
 
 class ReadingProcess:
@@ -96,7 +91,12 @@ class ReadingProcess:
         return self._ready and not self._broken
 
     @property
-    def free(self) -> bool:
+    def asked(self) -> int:
+        """How many requests are not answered yet."""
+        return len(self._asked)
+
+    @property
+    def is_free(self) -> bool:
         """True when it takes a request now."""
         return len(self._asked) < SLOTS - 1 and self.is_ready
 
@@ -113,20 +113,14 @@ class ReadingProcess:
         self._next_slot = (self._next_slot + 1) % SLOTS
         return True
 
-    def answer(self) -> Iterator[ReadFile | None]:
-        """What the oldest request read, a file a name in their order; None for one that has to be read otherwise. Waits for it."""
+    def answer(self) -> tuple[memoryview, Iterator[ReadFile]] | None:
+        """What the oldest request read, in the order of its names, and the memory with the bytes. Waits for it; None when the process is dead."""
         slot, count = self._asked.popleft()
         if self._broken or not self._receive() or self._memory is None:
             self._broken = True
-            yield from (None for _ in range(count))
-            return
+            return None
         part = memoryview(self._memory)[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
-        for done, at, mode, uid, gid, _, *rest, id in RECORD.iter_unpack(part[: count * RECORD.size]):
-            if not done:
-                yield None
-                continue
-            info = FileStat(mode, uid, gid, *rest)
-            yield ReadFile(info, ObjectId(id), part[at : at + info.st_size])
+        return part, map(ReadFile._make, RECORD.iter_unpack(part[: count * RECORD.size]))
 
     def _receive(self) -> bool:
         assert self._connection is not None

@@ -1,6 +1,7 @@
 """The process that reads and hashes small files for `put` while the other one stores them. `repo.reading_process` starts it and asks.
 
-It knows nothing of the store. A request, one packet (slot u32, then the names, with `/` between), comes with an open directory. The answer is one byte; what was read lies in that slot of the shared memory: a record a name, then the bytes, each file on a block as in a segment.
+It knows nothing of the store. A request, one packet (slot u32, then the names, with `/` between), comes with an open directory. The answer is
+one byte; what was read lies in that slot of the shared memory: a record a name, then the bytes of the files.
 A file that is not small and plain, or cannot be read, gets a record that says so, and whoever asked reads it and finds the error.
 """
 
@@ -15,20 +16,21 @@ import struct
 from errno import ENOTSUP
 
 from pfsmount.objects.hashing import hash_bytes
+from pfsmount.tree.boundaries import ends_leaf
+from pfsmount.tree.entry import encode_file
 
 SLOT_NUMBER = struct.Struct("<I")
 REQUEST_MAX = 150_000
 """Bytes: more than 512 names of 255 have, less than a socket takes in one packet."""
-RECORD = struct.Struct("<B3xIIIIIQQQqq32s")
-"""1 when it was read, offset of its bytes in the slot, mode, uid, gid, 0, device, inode, size, mtime and ctime in ns, id."""
+RECORD = struct.Struct("<BB2xII4x64sQQqq")
+"""1 when it was read, 1 when its name ends a leaf, offset of its bytes in the slot, their number, the fixed part of its entry (the id is its last 32 bytes),
+device, inode, mtime and ctime in ns."""
 RUN_FILES = 512
 FILE_MAX = 256 * 1024
 RECORDS_BYTES = 64 * 1024
 SLOT_BYTES = RECORDS_BYTES + (4 << 20)
 SLOTS = 4
-BLOCK = 4096
 OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-_ZEROS = bytes(BLOCK)
 _NOT_READ = bytes(RECORD.size)
 
 
@@ -48,43 +50,28 @@ def kept_xattrs(fd: int) -> list[bytes]:
 def read_run(directory: int, names: list[bytes], slot: memoryview) -> None:
     """Read files of an open directory into a slot."""
     at = RECORDS_BYTES
-    for i, name in enumerate(names):
+    records = []
+    for name in names:
         record = _NOT_READ
         try:
             fd = os.open(name, OPEN_FILE, dir_fd=directory)
             try:
                 info = os.fstat(fd)
                 size = info.st_size
-                end = at + size
-                if size <= FILE_MAX and end < SLOT_BYTES and stat.S_ISREG(info.st_mode):
-                    count = os.preadv(fd, [slot[at : end + 1]], 0)
-                    if count == size and not kept_xattrs(fd):
-                        padding = -size % BLOCK
-                        slot[end : end + padding] = _ZEROS[: min(padding, SLOT_BYTES - end)]
-                        record = _record(info, at, hash_bytes(slot[at:end]))
-                        at = min(end + padding, SLOT_BYTES)
+                if size <= FILE_MAX and at + size <= SLOT_BYTES and stat.S_ISREG(info.st_mode):
+                    data = os.read(fd, size + 1)
+                    if len(data) == size and not kept_xattrs(fd):
+                        slot[at : at + size] = data
+                        entry = encode_file(info, hash_bytes(data))
+                        times = info.st_mtime_ns, info.st_ctime_ns
+                        record = RECORD.pack(1, ends_leaf(name), at, size, entry, info.st_dev, info.st_ino, *times)
+                        at += size
             finally:
                 os.close(fd)
         except OSError:
             pass
-        slot[i * RECORD.size : (i + 1) * RECORD.size] = record
-
-
-def _record(info: os.stat_result, at: int, id: bytes) -> bytes:
-    return RECORD.pack(
-        1,
-        at,
-        info.st_mode,
-        info.st_uid,
-        info.st_gid,
-        0,
-        info.st_dev,
-        info.st_ino,
-        info.st_size,
-        info.st_mtime_ns,
-        info.st_ctime_ns,
-        id,
-    )
+        records.append(record)
+    slot[: len(records) * RECORD.size] = b"".join(records)
 
 
 def serve(socket_fd: int, memory_fd: int) -> None:

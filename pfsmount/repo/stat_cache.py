@@ -26,7 +26,6 @@ from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.store import ObjectStore
-from pfsmount.tree.entry import Stat
 
 T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
@@ -38,9 +37,13 @@ _WORTH_FILES = 100
 _WORTH_BYTES = 64 << 20
 
 
-class LocalStat(Stat, Protocol):
-    """What tells one state of a local file from another."""
+class LocalStat(Protocol):
+    """What tells one state of a local file from another: `os.stat_result`, or whatever has the same."""
 
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
     @property
     def st_dev(self) -> int: ...
     @property

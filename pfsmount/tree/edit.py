@@ -7,22 +7,20 @@ nodes on the paths of the changes, and the result is the one that a build from s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pfsmount.errors import NotADirectory
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.store import Batch, Reader
+from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_leaf, ends_node
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, load_directory, lookup
 from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.node import (
-    NODE_ENTRIES_MAX,
     Child,
     Item,
     LeafItem,
     Node,
     NodeDraft,
-    ends_leaf,
-    ends_node,
     entry_item,
     load_node,
     write_node,
@@ -45,19 +43,25 @@ class DirectoryBuilder:
         """Add the next item."""
         self._add(0, item)
 
-    def add_leaves(self, items: Iterable[LeafItem]) -> None:
-        """Add the next entries, when level 0 is what is built."""
-        open_items = self._open[0]
-        for item in items:
-            open_items.append(item)
-            if ends_leaf(item[0]) or len(open_items) >= NODE_ENTRIES_MAX:
+    def add_leaves(self, items: Sequence[LeafItem], ends: bytes | bytearray) -> None:
+        """Add the next entries, when level 0 is what is built. `ends` has a 1 for each whose name ends a leaf (`ends_leaf`), else 0."""
+        i = 0
+        while i < len(items):
+            open_items = self._open[0]
+            end = ends.find(1, i) + 1 or len(items)
+            stop = min(end, i + NODE_ENTRIES_MAX - len(open_items))
+            open_items += items[i:stop]
+            if len(open_items) >= NODE_ENTRIES_MAX or ends[stop - 1]:
                 self._close(0)
-                open_items = self._open[0]
+            i = stop
 
     def _add(self, above: int, item: Item) -> None:
         items = self._open[above]
         items.append(item)
-        if ends_node(item.name, self._base + above, len(items)):
+        level = self._base + above
+        if level == 0 and not ends_leaf(item.name) and len(items) < NODE_ENTRIES_MAX:
+            return
+        if ends_node(item.name, level, len(items)):
             self._close(above)
 
     def _close(self, above: int) -> None:
@@ -90,7 +94,8 @@ class DirectoryBuilder:
 def build_directory(batch: Batch, items: Iterable[tuple[bytes, Entry]]) -> DirectorySummary:
     """A directory from its entries in bytewise order of their names."""
     builder = DirectoryBuilder(batch)
-    builder.add_leaves(entry_item(name, entry) for name, entry in items)
+    for name, entry in items:
+        builder.add(entry_item(name, entry))
     return DirectorySummary.of(builder.finish())
 
 

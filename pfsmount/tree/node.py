@@ -18,18 +18,16 @@ from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
-from pfsmount.objects.hashing import HashKind, hash_bytes, short_hash, short_hash_byte
+from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch, Reader
+from pfsmount.tree.boundaries import RANK_MAX
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
 
 _HEADER = struct.Struct("<2sBBI")
 _MAGIC = b"PN"
 _VERSION = 1
 _INNER = struct.Struct("<32s32sQQQ")
-_RANK_BITS = 6
-_RANK_MAX = 10
-NODE_ENTRIES_MAX = 1024
 _SIZE_AT = 24
 _SIZE = struct.Struct("<Q")
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
@@ -71,7 +69,7 @@ class Node:
             magic, version, self.level, count = _HEADER.unpack_from(raw)
             width = _INNER.size if self.level else FIXED.size
             tails_at = _HEADER.size + count * (width + 4)
-            if magic != _MAGIC or version != _VERSION or self.level > _RANK_MAX or tails_at > len(raw):
+            if magic != _MAGIC or version != _VERSION or self.level > RANK_MAX or tails_at > len(raw):
                 raise ValueError
             self._fixed = raw[_HEADER.size : _HEADER.size + count * width]
             self._ends: Sequence[int] = struct.unpack_from(f"<{count}I", raw, tails_at - 4 * count)
@@ -149,26 +147,6 @@ class Node:
     def position(self, name: bytes) -> int:
         """Index of the first name >= `name`; len(self) when there is none."""
         return bisect_left(self.names, name)
-
-
-def rank(name: bytes) -> int:
-    """How many levels of nodes end at this name."""
-    bits = short_hash(name)
-    result = 0
-    while result < _RANK_MAX and not bits & 63:
-        result += 1
-        bits >>= _RANK_BITS
-    return result
-
-
-def ends_node(name: bytes, level: int, count: int) -> bool:
-    """True when a node of `level` that has `count` items, the last with `name`, is complete."""
-    return count >= NODE_ENTRIES_MAX or rank(name) > level
-
-
-def ends_leaf(name: bytes) -> bool:
-    """True when a name has a rank above 0: what `ends_node` asks of each entry, at half the price."""
-    return not short_hash_byte(name) & 63
 
 
 class NodeDraft:

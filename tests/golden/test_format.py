@@ -16,7 +16,7 @@ from pfsmount.ids import ObjectId
 from pfsmount.objects import hashing, segment
 from pfsmount.objects.segment import Location, RecordKind, SegmentKind, SegmentRow, TableOfContents
 from pfsmount.repo import commit, reflog, refs
-from pfsmount.tree import manifest, node, xattrs
+from pfsmount.tree import boundaries, manifest, node, xattrs
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
 from pfsmount.tree.entry import EMPTY_FILE_ID, encode_leaf, file_entry, symlink_entry
 from pfsmount.tree.node import Child, entry_item
@@ -51,7 +51,7 @@ def _trees() -> dict[str, bytes]:
         "node: leaf content id": node.NodeDraft(0, leaf).content(),
         "node: inner": node.NodeDraft(2, inner).encode(),
         "node: inner content id": node.NodeDraft(2, inner).content(),
-        "node: ranks of n0 to n9999": bytes(node.rank(b"n%d" % i) for i in range(10_000)),
+        "node: ranks of n0 to n9999": bytes(boundaries.rank(b"n%d" % i) for i in range(10_000)),
     }
     rows = [(ID, 4 << 20), (ObjectId(bytes(32)), 70_000), (OTHER, 17)]
     made["manifest: leaf root"] = manifest.encode_manifest(0, OTHER, rows)

@@ -13,12 +13,13 @@ from pfsmount.errors import Corrupt, NotADirectory
 from pfsmount.ids import EntryName, RepoPath
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.store import ObjectStore
-from pfsmount.tree import node as node_module
+from pfsmount.tree import boundaries, edit
+from pfsmount.tree.boundaries import rank
 from pfsmount.tree.diff import diff
-from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, entries, find, lookup, walk
+from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup, walk
 from pfsmount.tree.edit import build_directory, edit_directory, edit_paths
 from pfsmount.tree.entry import Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
-from pfsmount.tree.node import Node, NodeDraft, entry_item, rank
+from pfsmount.tree.node import Node, NodeDraft, entry_item
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
@@ -96,8 +97,8 @@ def test_a_large_directory_is_edited_at_the_cost_of_a_path(objects: ObjectStore)
 
 def test_full_nodes_are_cut(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names whose hashes never end a node (an adversary's) still make bounded nodes, and edits still equal builds."""
-    monkeypatch.setattr(node_module, "short_hash", lambda name: 1)
-    monkeypatch.setattr(node_module, "short_hash_byte", lambda name: 1)
+    monkeypatch.setattr(boundaries, "short_hash", lambda name: 1)
+    monkeypatch.setattr(boundaries, "short_hash_byte", lambda name: 1)
     names = [EntryName(b"%06d" % i) for i in range(5000)]
     with objects.batch() as batch:
         made = build_directory(batch, ((name, a_file(1)) for name in names))
@@ -271,3 +272,21 @@ def test_damaged_nodes_are_refused(noise: bytes, data: st.DataObject) -> None:
                     node.entry(i)
         except Corrupt:
             pass
+
+
+@pytest.mark.parametrize("full", [3, 64, 1024])
+def test_leaves_that_come_in_runs_make_the_same_directory(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch, full: int
+) -> None:
+    """However the runs are cut, and where nodes are full."""
+    monkeypatch.setattr(edit, "NODE_ENTRIES_MAX", full)
+    monkeypatch.setattr(boundaries, "NODE_ENTRIES_MAX", full)
+    leaves = [entry_item(b"%06d" % i, a_file(i)) for i in range(3000)]
+    with objects.batch() as batch:
+        made = build_directory(batch, ((leaf.name, a_file(int(leaf.name))) for leaf in leaves))
+        for length in (1, 7, 512, 3000):
+            builder = edit.DirectoryBuilder(batch)
+            for at in range(0, len(leaves), length):
+                run = leaves[at : at + length]
+                builder.add_leaves(run, bytes(boundaries.ends_leaf(leaf.name) for leaf in run))
+            assert DirectorySummary.of(builder.finish()) == made
