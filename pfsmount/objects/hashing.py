@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
 from blake3 import blake3
@@ -46,6 +47,11 @@ def short_hash(data: Buffer) -> int:
 def short_hash_byte(data: Buffer) -> int:
     """The first byte of the plain hash: the lowest of `short_hash`."""
     return blake3(data).digest(1)[0]
+
+
+def short_hash_bytes(parts: Iterable[Buffer]) -> list[int]:
+    """`short_hash_byte` of many."""
+    return [blake3(data).digest(1)[0] for data in parts]
 
 
 def keyed_check(data: Buffer, key: bytes) -> bytes:

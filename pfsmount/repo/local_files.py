@@ -27,10 +27,9 @@ from pfsmount.objects.store import Batch
 from pfsmount.repo.reading_process import ReadFile, ReadingProcess
 from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, kept_xattrs
 from pfsmount.repo.stat_cache import StatCache
-from pfsmount.tree.boundaries import ends_leaf
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
-from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, encode_file, file_entry, symlink_entry
+from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, encode_file, file_entry, sizes_of, symlink_entry
 from pfsmount.tree.ingest import ingest_fd
 from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.node import LeafItem, entry_item
@@ -179,8 +178,8 @@ class _Run(NamedTuple):
     directory: _Directory
     names: list[bytes]
     now_ns: int
-    known: dict[bytes, tuple[os.stat_result, ObjectId]]
-    """Those that the cache and the store have."""
+    known: dict[bytes, bytes]
+    """The fixed parts of the entries of those that the cache and the store have."""
     asked: bool
     """The reading process was asked for the others."""
 
@@ -214,11 +213,9 @@ class _Walk:
         self._asked_last = False
         self._leaves: list[LeafItem] = []
         """Files of this run that are read."""
-        self._ends = bytearray()
-        """1 for each whose name ends a leaf."""
         self._new: list[tuple[ObjectId, Buffer]] = []
         """The bytes of all but those that the cache knew."""
-        self._bytes = 0
+        self._new_bytes = 0
 
     def carry_out(self) -> None:
         """Add all entries to the builder of the top directory. Raises OSError, PfsError."""
@@ -309,28 +306,24 @@ class _Walk:
                 self._asked_last = asked
         return _Run(directory, names, now_ns, known, asked)
 
-    def _look_up(self, directory: _Directory, names: list[bytes]) -> dict[bytes, tuple[os.stat_result, ObjectId]]:
-        """What the cache and the store know of these files; nothing when the first is unknown, for then most are."""
-        found: dict[bytes, tuple[os.stat_result, ObjectId]] = {}
+    def _look_up(self, directory: _Directory, names: list[bytes]) -> dict[bytes, bytes]:
+        """The fixed parts of entries that the cache knows, of contents that the store has; none when the first is unknown, for then most are."""
+        found: dict[bytes, bytes] = {}
         cache = self._files.cache
         if cache is None or not cache.serves(directory.fd):
             return found
         for part in (names[:1], names[1:]):
-            infos = [self._stat(directory, name) for name in part]
-            ids = cache.find(infos)
-            stored = self._batch.reuse([id for id in ids if id is not None])
-            for name, info, id in zip(part, infos, ids, strict=True):
-                if id is not None and (id in stored or id == EMPTY_FILE_ID):
-                    found[name] = info, id
+            try:
+                infos = [os.stat(name, dir_fd=directory.fd, follow_symlinks=False) for name in part]
+            except OSError as error:
+                raise reading_error(error, directory.of(os.fsencode(error.filename))) from error
+            cached = [(name, fixed) for name, fixed in zip(part, cache.find(infos), strict=True) if fixed is not None]
+            stored = self._batch.reuse([ObjectId(fixed[-ID_BYTES:]) for _, fixed in cached])
+            stored.add(EMPTY_FILE_ID)
+            found.update(item for item in cached if item[1][-ID_BYTES:] in stored)
             if not found:
                 break
         return found
-
-    def _stat(self, directory: _Directory, name: bytes) -> os.stat_result:
-        try:
-            return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-        except OSError as error:
-            raise reading_error(error, directory.of(name)) from error
 
     # Carrying out
 
@@ -356,11 +349,11 @@ class _Walk:
         answer = process.answer() if run.asked and process is not None else None
         if answer is None:
             for name in run.names:
-                known = run.known.get(name)
-                if known is None:
+                fixed = run.known.get(name)
+                if fixed is None:
                     self._read_file(run, name)
                 else:
-                    self._add(name, *known)
+                    self._leaves.append(LeafItem(name, fixed, b""))
         else:
             self._take(run, *answer)
         self._end_run(run)
@@ -370,27 +363,17 @@ class _Walk:
         cache = self._files.cache
         cache = cache if cache is not None and cache.serves(run.directory.fd) else None
         for name in run.names:
-            known = run.known.get(name)
-            if known is not None:
-                self._add(name, *known)
-                continue
-            read = next(answers)
-            done, ends, at, size, fixed = read[:5]
-            if not done:
-                self._read_file(run, name)
-                continue
-            id = ObjectId(fixed[-ID_BYTES:])
+            fixed = run.known.get(name)
+            if fixed is None:
+                read = next(answers)
+                done, at, size, fixed = read[:4]
+                if not done:
+                    self._read_file(run, name)
+                    continue
+                self._new.append((ObjectId(fixed[-ID_BYTES:]), memory[at : at + size]))
+                if cache is not None:
+                    cache.remember(read, fixed, run.now_ns)
             self._leaves.append(LeafItem(name, fixed, b""))
-            self._ends.append(ends)
-            self._new.append((id, memory[at : at + size]))
-            self._bytes += size
-            if cache is not None:
-                cache.remember(read, id, run.now_ns)
-
-    def _add(self, name: bytes, info: os.stat_result, id: ObjectId) -> None:
-        self._leaves.append(LeafItem(name, encode_file(info, id), b""))
-        self._ends.append(ends_leaf(name))
-        self._bytes += info.st_size
 
     def _read_file(self, run: _Run, name: bytes) -> None:
         directory = run.directory
@@ -403,10 +386,12 @@ class _Walk:
                     data = os.read(fd, size + 1)
                     if len(data) == size and not kept_xattrs(fd):
                         id = hash_bytes(data)
-                        self._add(name, info, id)
+                        fixed = encode_file(info, id)
+                        self._leaves.append(LeafItem(name, fixed, b""))
                         self._new.append((id, data))
-                        self._remember(run, info, id)
-                        if self._bytes >= _RUN_BYTES:
+                        self._new_bytes += size
+                        self._remember(run, info, fixed)
+                        if self._new_bytes >= _RUN_BYTES:
                             self._end_run(run)
                         return
                 self._end_run(run)
@@ -427,21 +412,22 @@ class _Walk:
         previous = directory.before(self._batch, name) if info.st_size > PIECE_MAX else None
         entry = self._files.file(fd, info, previous)
         if entry.size == info.st_size and not entry.has_xattrs:
-            self._remember(run, info, entry.id)
+            self._remember(run, info, entry.encode()[0])
         directory.builder.add(entry_item(name, entry))
 
-    def _remember(self, run: _Run, info: os.stat_result, id: ObjectId) -> None:
+    def _remember(self, run: _Run, info: os.stat_result, fixed: bytes) -> None:
         cache = self._files.cache
         if cache is not None and cache.serves(run.directory.fd):
-            cache.remember(info, id, run.now_ns)
+            cache.remember(info, fixed, run.now_ns)
 
     def _end_run(self, run: _Run) -> None:
         """Store the small files that were read."""
-        if self._leaves:
+        leaves = self._leaves
+        if leaves:
             self._batch.add_pieces(self._new)
-            run.directory.builder.add_leaves(self._leaves, self._ends)
-            self._files.count(len(self._leaves), self._bytes)
-            self._leaves, self._ends, self._new, self._bytes = [], bytearray(), [], 0
+            run.directory.builder.add_leaves(leaves)
+            self._files.count(len(leaves), sizes_of([leaf.fixed for leaf in leaves]))
+            self._leaves, self._new, self._new_bytes = [], [], 0
 
     def _read_other(self, step: _Other) -> None:
         directory, name, kind = step

@@ -29,7 +29,6 @@ class ReadFile(NamedTuple):
 
     done: int
     """0: it has to be read otherwise; nothing else is set."""
-    ends_leaf: int
     at: int
     """Where its bytes start in the memory that comes with the answer."""
     st_size: int

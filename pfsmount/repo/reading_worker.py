@@ -16,15 +16,14 @@ import struct
 from errno import ENOTSUP
 
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.tree.boundaries import ends_leaf
 from pfsmount.tree.entry import encode_file
 
 SLOT_NUMBER = struct.Struct("<I")
 REQUEST_MAX = 150_000
 """Bytes: more than 512 names of 255 have, less than a socket takes in one packet."""
-RECORD = struct.Struct("<BB2xII4x64sQQqq")
-"""1 when it was read, 1 when its name ends a leaf, offset of its bytes in the slot, their number, the fixed part of its entry (the id is its last 32 bytes),
-device, inode, mtime and ctime in ns."""
+RECORD = struct.Struct("<B3xII4x64sQQqq")
+"""1 when it was read, offset of its bytes in the slot, their number, the fixed part of its entry (the id is its last 32 bytes), device, inode, mtime
+and ctime in ns."""
 RUN_FILES = 512
 FILE_MAX = 256 * 1024
 RECORDS_BYTES = 64 * 1024
@@ -64,7 +63,7 @@ def read_run(directory: int, names: list[bytes], slot: memoryview) -> None:
                         slot[at : at + size] = data
                         entry = encode_file(info, hash_bytes(data))
                         times = info.st_mtime_ns, info.st_ctime_ns
-                        record = RECORD.pack(1, ends_leaf(name), at, size, entry, info.st_dev, info.st_ino, *times)
+                        record = RECORD.pack(1, at, size, entry, info.st_dev, info.st_ino, *times)
                         at += size
             finally:
                 os.close(fd)

@@ -2,7 +2,9 @@
 
 | table | key | value |
 |---|---|---|
-| stats | device u64 BE, inode u64 BE | size u64, mtime i64 ns, ctime i64 ns, file id (32) |
+| stats | device u64 BE, inode u64 BE | size u64, mtime i64 ns, ctime i64 ns, fixed part of the entry (64, `tree.entry`) |
+
+The entry may be kept whole, since a change of mode or owner sets the ctime as well.
 
 A file counts as unchanged when size, mtime and ctime are what they were. No program can set a ctime, so that is as good as reading the file, but
 for two ways in which a file changes and its times do not, which are kept out:
@@ -23,13 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pfsmount.errors import PfsError
-from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.store import ObjectStore
 
 T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
-_VALUE = struct.Struct("<Qqq32s")
+_STATE = struct.Struct("<Qqq")
 _AGE_NS = 60 * 1_000_000_000
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "reiserfs", "xfs", "zfs"})
 _WRITE_AT_ONCE = 20_000
@@ -84,16 +85,22 @@ class StatCache:
             local = self._local[device] = _filesystem_of(fd) in _LOCAL
         return local and not self._broken
 
-    def find(self, infos: Sequence[LocalStat]) -> list[ObjectId | None]:
-        """The ids of the files with these stats, None where it is not known."""
-        keys = [_key(info) for info in infos]
+    def find(self, infos: Sequence[LocalStat]) -> list[bytes | None]:
+        """The fixed parts of the entries of the files with these stats, None where it is not known."""
+        keys = [_KEY.pack(info.st_dev, info.st_ino) for info in infos]
         known = self._try(lambda index: _read(index, keys)) or {}
-        return [_id_of(info, known.get(key)) for info, key in zip(infos, keys, strict=True)]
+        found: list[bytes | None] = []
+        for key, info in zip(keys, infos, strict=True):
+            value = known.get(key)
+            state = _STATE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            found.append(value[_STATE.size :] if value is not None and value.startswith(state) else None)
+        return found
 
-    def remember(self, info: LocalStat, id: ObjectId, now_ns: int) -> None:
-        """Note what a file held that was read after `info` and `now_ns` were taken."""
+    def remember(self, info: LocalStat, fixed: bytes, now_ns: int) -> None:
+        """Note the fixed part of the entry of a file that was read after `info` and `now_ns` were taken."""
         if now_ns - max(info.st_mtime_ns, info.st_ctime_ns) >= _AGE_NS:
-            self._new[_key(info)] = _VALUE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns, id)
+            state = _STATE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            self._new[_KEY.pack(info.st_dev, info.st_ino)] = state + fixed
             self._new_bytes += info.st_size
             if len(self._new) >= _WRITE_AT_ONCE:
                 self._write()
@@ -130,18 +137,6 @@ def _write(index: Index, pairs: Mapping[bytes, bytes]) -> None:
     with index.write() as txn:
         for key, value in sorted(pairs.items()):
             txn.put(Table.STATS, key, value)
-
-
-def _key(info: LocalStat) -> bytes:
-    return _KEY.pack(info.st_dev, info.st_ino)
-
-
-def _id_of(info: LocalStat, value: bytes | None) -> ObjectId | None:
-    if value is None:
-        return None
-    size, mtime_ns, ctime_ns, id = _VALUE.unpack(value)
-    same = size == info.st_size and mtime_ns == info.st_mtime_ns and ctime_ns == info.st_ctime_ns
-    return ObjectId(id) if same else None
 
 
 def _filesystem_of(fd: int) -> str | None:

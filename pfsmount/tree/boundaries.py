@@ -6,7 +6,9 @@ entries make the same nodes whatever the order of edits. A node has 64 items on 
 
 from __future__ import annotations
 
-from pfsmount.objects.hashing import short_hash, short_hash_byte
+from collections.abc import Sequence
+
+from pfsmount.objects.hashing import short_hash, short_hash_byte, short_hash_bytes
 
 _BITS = 6
 _MASK = (1 << _BITS) - 1
@@ -27,6 +29,11 @@ def rank(name: bytes) -> int:
 def ends_node(name: bytes, level: int, count: int) -> bool:
     """True when a node of `level` that has `count` items, the last with `name`, is complete."""
     return count >= NODE_ENTRIES_MAX or rank(name) > level
+
+
+def leaf_ends(names: Sequence[bytes]) -> bytes:
+    """1 for each name that ends a leaf, else 0."""
+    return bytes([not byte & _MASK for byte in short_hash_bytes(names)])
 
 
 def ends_leaf(name: bytes) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pfsmount.errors import NotADirectory
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.store import Batch, Reader
-from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_leaf, ends_node
+from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_leaf, ends_node, leaf_ends
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, load_directory, lookup
 from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.node import (
@@ -43,8 +43,9 @@ class DirectoryBuilder:
         """Add the next item."""
         self._add(0, item)
 
-    def add_leaves(self, items: Sequence[LeafItem], ends: bytes | bytearray) -> None:
-        """Add the next entries, when level 0 is what is built. `ends` has a 1 for each whose name ends a leaf (`ends_leaf`), else 0."""
+    def add_leaves(self, items: Sequence[LeafItem]) -> None:
+        """Add the next entries, when level 0 is what is built."""
+        ends = leaf_ends([item.name for item in items])
         i = 0
         while i < len(items):
             open_items = self._open[0]

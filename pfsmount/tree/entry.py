@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -28,6 +29,7 @@ XATTRS_INLINE_MAX = 512
 TARGET_MAX = 4095
 EMPTY_FILE_ID = hash_bytes(b"")
 _NS = 1_000_000_000
+_SIZE_WORD = 3
 
 
 class Kind(enum.IntEnum):
@@ -189,6 +191,11 @@ def encode_file(info: Stat, id: ObjectId) -> bytes:
     """The fixed part of a regular file without xattrs, from its stat."""
     seconds, ns = divmod(info.st_mtime_ns, _NS)
     return FIXED.pack(_FILE, 0, info.st_mode & 0o7777, info.st_uid, info.st_gid, seconds, ns, info.st_size, id)
+
+
+def sizes_of(fixed: Sequence[bytes]) -> int:
+    """The sum of the sizes in fixed parts."""
+    return sum(struct.unpack(f"<{8 * len(fixed)}Q", b"".join(fixed))[_SIZE_WORD::8])
 
 
 def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> Entry:

@@ -287,6 +287,5 @@ def test_leaves_that_come_in_runs_make_the_same_directory(
         for length in (1, 7, 512, 3000):
             builder = edit.DirectoryBuilder(batch)
             for at in range(0, len(leaves), length):
-                run = leaves[at : at + length]
-                builder.add_leaves(run, bytes(boundaries.ends_leaf(leaf.name) for leaf in run))
+                builder.add_leaves(leaves[at : at + length])
             assert DirectorySummary.of(builder.finish()) == made

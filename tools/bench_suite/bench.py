@@ -276,8 +276,9 @@ def python_command(module: str, *arguments: str | os.PathLike[str]) -> list[str 
 
 
 def environment_of(store: Path) -> dict[str, str]:
-    """The environment in which commands use a store."""
-    return {**os.environ, "PFS_STORE": str(store), "PFS_AUTHOR": "bench@here", "PYTHONPATH": str(PROJECT)}
+    """The environment in which commands use a store. They load compiled modules, as installed commands do."""
+    ours = {"PFS_STORE": str(store), "PFS_AUTHOR": "bench@here", "PYTHONPATH": str(PROJECT)}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | ours
 
 
 class Mount:
