@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -77,10 +76,12 @@ def put(
         raise InvalidInput("put takes either files or an archive", hint="pfs put --tar ARCHIVE REPO@BRANCH:/PATH")
     if not target or (tar is None and not sources):
         raise InvalidInput("put needs what to put, and where", hint="pfs put FILES... REPO@BRANCH:/PATH")
-    from pfsmount.repo.excludes import Excludes
-
     place = parse_target(target)
-    excludes = Excludes(exclude) if exclude else None
+    excludes = None
+    if exclude:
+        from pfsmount.repo.excludes import Excludes
+
+        excludes = Excludes(exclude)
     commit: Commit | None
     report: ArchiveReport | IngestReport
     if tar is not None:
@@ -363,7 +364,7 @@ def _new_file(path: bytes) -> Iterator[int]:
             finally:
                 os.close(fd)
             return
-        temporary = os.path.join(os.path.dirname(path), b".pfs-get-" + secrets.token_hex(8).encode("ascii"))
+        temporary = os.path.join(os.path.dirname(path), b".pfs-get-" + os.urandom(8).hex().encode("ascii"))
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:

@@ -84,6 +84,8 @@ class Filesystem:
         self._places = Places()
         self.places = self._places.by_number
         self._branches: dict[BranchPlace, Branch] = {}
+        self._gone: list[Branch] = []
+        """Deleted ones, of which something may still be open."""
         reader = NowaitReader(store.objects)
         self.root = self._places.add(
             lambda number: RootPlace(number, store, reader, self._places, self._open_branch, self.follow, with_branches)
@@ -96,7 +98,7 @@ class Filesystem:
 
     def close(self) -> None:
         """Give back all worktrees; uncommitted changes stay on disk."""
-        for branch in self._branches.values():
+        for branch in (*self._branches.values(), *self._gone):
             branch.worktree.close()
 
     async def _open_branch(self, number: int, key: BranchKey, repo: str) -> BranchPlace:
@@ -128,9 +130,16 @@ class Filesystem:
                 await branch.turning.follow()
             except NotFound:
                 log.info("%s is gone; what is open of it stays readable", branch.title)
+                self._forget(branch)
             except (PfsError, OSError):
                 log.exception("following %s failed", branch.title)
         self.names.followed(version)
+
+    def _forget(self, branch: Branch) -> None:
+        """A branch of this name, if there ever is one again, is another one, with inodes of its own."""
+        if self._branches.pop(branch.place, None) is not None:
+            self.names.forget_branch(branch.place)
+            self._gone.append(branch)
 
     def needs_follow(self) -> bool:
         """True when heads moved, or another process owns a worktree that is shown here. Cheap."""

@@ -207,6 +207,12 @@ class RootPlace(Place):
             del self._opening[key]
             done.set()
 
+    def forget_branch(self, place: BranchPlace) -> None:
+        """A branch was deleted: its name is free, its inodes stay what they are as long as the kernel knows them."""
+        for key in [key for key, opened in self._branches.items() if opened is place]:
+            del self._branches[key]
+            self._numbers.pop(key, None)
+
     def _number(self, key: BranchKey, repo: str) -> int:
         """The number of a branch's place, opened or not."""
         number = self._numbers.get(key)

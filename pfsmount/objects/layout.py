@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,7 +119,7 @@ def create_store(path: Path) -> StoreInfo:
         raise AlreadyExists(f"{path} is a file", hint="a store is a directory")
     if path.is_dir() and any(name not in _DIRECTORIES for name in os.listdir(path)):
         raise AlreadyExists(f"{path} is not empty", hint="give a new or empty directory")
-    info = StoreInfo(path, secrets.token_bytes(16), FORMAT, time.time_ns())
+    info = StoreInfo(path, os.urandom(16), FORMAT, time.time_ns())
     with disk_errors(f"making a store at {path}"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_bad_place(path)

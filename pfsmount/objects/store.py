@@ -11,7 +11,7 @@ locations in bounded transactions. What a crash leaves behind is bytes that noth
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -511,7 +511,7 @@ def _open_key(kind: SegmentKind, number: int) -> bytes:
 
 
 def _new_segment(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
-    row = SegmentRow(kind, False, 0, 0, secrets.token_bytes(16))
+    row = SegmentRow(kind, False, 0, 0, os.urandom(16))
     while True:
         with store.index.write() as txn:
             number = txn.increment(b"segment")

@@ -8,7 +8,6 @@ not there with all that is in it. So an interruption leaves nothing half-written
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -125,7 +124,7 @@ class Export:
 
     def _new_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
         """A directory that is not there yet appears with everything in it, or not at all."""
-        temporary = _TEMPORARY + secrets.token_hex(8).encode("ascii")
+        temporary = _TEMPORARY + os.urandom(8).hex().encode("ascii")
         try:
             self._make_directory(entry, parent, EntryName(temporary), path)
             try:
@@ -151,7 +150,7 @@ class Export:
     # Files and symlinks
 
     def _replace(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
-        temporary = _TEMPORARY + secrets.token_hex(8).encode("ascii")
+        temporary = _TEMPORARY + os.urandom(8).hex().encode("ascii")
         try:
             self._make(entry, parent, EntryName(temporary))
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)

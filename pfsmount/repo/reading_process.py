@@ -10,15 +10,17 @@ import mmap
 import os
 import select
 import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pfsmount.repo.reading_worker import RECORD, SLOT_BYTES, SLOT_NUMBER, SLOTS
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[3]); from pfsmount.repo.reading_worker import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,8 @@ class ReadingProcess:
         """Start it, if it is not; it takes requests some 0.1 s later."""
         if self._process is not None or self._broken:
             return
+        import subprocess  # 8 ms, which a put of a few files need not wait for
+
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         memory = os.memfd_create("pfs-put", os.MFD_CLOEXEC)
         try:

@@ -8,7 +8,6 @@ lineage together: that transaction *is* the commit.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -160,7 +159,7 @@ class Store:
         """A new repo with an empty, writable default branch. Raises AlreadyExists, InvalidInput."""
         check_repo_name(name)
         now = time.time_ns()
-        repo = RepoInfo(name, secrets.randbits(63) | 1, description, now, DEFAULT_BRANCH)
+        repo = RepoInfo(name, int.from_bytes(os.urandom(8), "little") >> 1 | 1, description, now, DEFAULT_BRANCH)
         with self.objects.index.write() as txn:
             if not txn.put(Table.REPOS, os.fsencode(name), repo.encode(), overwrite=False):
                 raise AlreadyExists(f"there is a repo '{name}' already")

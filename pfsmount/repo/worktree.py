@@ -442,6 +442,8 @@ class Worktree(WorktreeLook):
                 self.reload()
             return
         state = self.store.worktree_state(self.repo.name, self.branch, self.name)
+        if state.generation < self.generation:  # its row went with the branch
+            raise NotFound(f"{self.title} was deleted; what has its name now is another branch")
         self.generation = state.generation
         if self.journal_path(state.generation).exists():
             self.reload()

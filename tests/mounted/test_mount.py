@@ -267,6 +267,27 @@ def test_umount_busy_and_forced(mounts: Mounts) -> None:
     mount.umount()
 
 
+def test_a_branch_that_is_made_again_is_another_one(mount: Mount) -> None:
+    """Deleted or renamed after it was written to through the mount; its name can be used at once."""
+    for name, way in (("dev", ("--delete",)), ("next", ("--move",))):
+        branch = mount.point / f"images@{name}"
+        mount.pfs("branch", f"images@{name}", "--empty")
+        (branch / "old").write_text("old")
+        mount.pfs("commit", f"images@{name}", "-m", "m")
+        with open(branch / "old") as old:
+            mount.pfs("branch", *way, f"images@{name}", *(["moved"] if way == ("--move",) else []))
+            mount.pfs("branch", f"images@{name}", "--empty")
+            assert os.listdir(branch) == []
+            (branch / "new").write_text("new")
+            (branch / "old").write_text("another")
+            assert old.read() == "old"
+        mount.pfs("commit", f"images@{name}", "-m", "m")
+        assert sorted(os.listdir(branch)) == ["new", "old"]
+        assert (branch / "old").read_text() == "another"
+        mount.pfs("branch", "--delete", f"images@{name}")
+    assert (mount.point / "images@moved" / "old").read_text() == "old"
+
+
 def test_two_mounts(mounts: Mounts) -> None:
     """A second mount shows the changes of the first read-only and says who has them; commits show within 200 ms."""
     one, two = mounts("one").mount(), mounts("two").mount()
