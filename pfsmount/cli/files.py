@@ -50,10 +50,10 @@ def entry_at(store: Store, target: Target) -> Entry:
     return entry
 
 
-def say_commit(commit: Commit | None, repo: str, branch: str, did: str) -> None:
+def say_commit(commit: Commit | None, repo: str, branch: str, did: str, nothing: str = "has all of it already") -> None:
     """The one line that every committing command ends with."""
     if commit is None:
-        output.say(f"nothing changed: {repo}@{branch} has all of it already; no commit was made")
+        output.say(f"nothing changed: {repo}@{branch} {nothing}; no commit was made")
     else:
         output.say(f"{did}; {repo}@{branch} is now {commit.id.hex()[:12]}")
 
@@ -211,7 +211,7 @@ def rm(
     if any((target.repo, target.revision) != (first.repo, first.revision) for target in parsed):
         raise InvalidInput("rm takes paths of one branch at a time")
     if any(not target.path for target in parsed):
-        raise InvalidInput("rm needs a path", hint="'pfs repo delete' deletes a whole repo")
+        raise InvalidInput("rm does not empty a whole branch", hint=f"name what is to go, as in {first.repo}:/PATH")
     with output.open_store() as store:
         branch = writable_branch(store, first)
         paths = [target.path or () for target in parsed]
@@ -224,13 +224,15 @@ def rm(
             missing_ok=force,
             message=message or f"rm {' '.join(display(path_bytes(path)) for path in paths[:3])}",
         )
-    _committed(commit, first, branch, f"deleted {output.plural(len(paths), 'path')}", json)
+    _committed(commit, first, branch, f"deleted {output.plural(len(paths), 'path')}", json, "has nothing there")
 
 
-def _committed(commit: Commit | None, target: Target, branch: str, did: str, json: bool) -> None:
+def _committed(
+    commit: Commit | None, target: Target, branch: str, did: str, json: bool, nothing: str = "has all of it already"
+) -> None:
     if json:
         output.print_json(
             {"repo": target.repo, "branch": branch, "commit": None if commit is None else commit.id.hex()}
         )
     else:
-        say_commit(commit, target.repo, branch, did)
+        say_commit(commit, target.repo, branch, did, nothing)

@@ -45,6 +45,8 @@ def branch(
         if name is None:
             if delete or move or empty:
                 raise InvalidInput(f"name the branch, as in {repo}@NAME")
+            if start is not None:
+                raise InvalidInput("a branch is named with its repo", hint=f"pfs branch {repo}@{start}")
             _list_branches(store, repo, json)
         elif delete:
             _delete_branch(store, repo, name, force)
@@ -105,8 +107,11 @@ def _create_branch(store: Store, repo: str, name: str, start: str | None, empty:
 
 
 def _delete_branch(store: Store, repo: str, name: str, force: bool) -> None:
+    from pfsmount.repo.refs import RefKind
     from pfsmount.repo.removal import delete_branch
 
+    if store.ref(repo, RefKind.TAG, name) is not None:
+        raise InvalidInput(f"{repo}@{name} is a tag, not a branch", hint=f"pfs tag --delete {repo}@{name}")
     ref = delete_branch(store, repo, name, force=force)
     kept = "" if ref.commit is None else f"; its head {ref.commit.hex()[:12]} stays readable by id"
     output.say(f"deleted branch {repo}@{name}{kept}")

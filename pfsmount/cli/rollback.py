@@ -41,7 +41,7 @@ def reset(
     repo, name = ref_name(target, "BRANCH")
     if undo == (revision is not None):
         raise InvalidInput(
-            "say where the branch is to go: a revision, or --undo", hint=f"pfs reset {target} {target}~1"
+            "say where the branch is to go: a revision, or --undo", hint=f"pfs reset {target} {name or 'BRANCH'}~1"
         )
     with output.open_store() as store:
         branch = _branch_of(store, repo, name)

@@ -76,6 +76,11 @@ def put(
         raise InvalidInput("put takes either files or an archive", hint="pfs put --tar ARCHIVE REPO@BRANCH:/PATH")
     if not target or (tar is None and not sources):
         raise InvalidInput("put needs what to put, and where", hint="pfs put FILES... REPO@BRANCH:/PATH")
+    if delete and exclude:
+        raise InvalidInput(
+            "--delete would also delete what --exclude leaves out; nothing was changed",
+            hint="put with --exclude alone, and 'pfs rm' what is to go",
+        )
     place = parse_target(target)
     excludes = None
     if exclude:
