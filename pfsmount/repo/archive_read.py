@@ -138,6 +138,8 @@ class _Header(tarfile.TarInfo):
         if len(buf) == tarfile.BLOCKSIZE and buf[156:157] in _PLAIN_TYPES and buf[257:263] == b"ustar\0":
             name, mode, uid, gid, size, mtime, checksum, kind, target, prefix = _FIELDS.unpack(buf)
             try:
+                if any(field[-1] not in b"\0 " for field in (mode, uid, gid, size, mtime)):
+                    raise ValueError  # a number that fills its field
                 info = cls()
                 info.mode, info.uid, info.gid = int(mode[:-1], 8), int(uid[:-1], 8), int(gid[:-1], 8)
                 info.size, info.mtime, info.chksum = int(size[:-1], 8), int(mtime[:-1], 8), int(checksum[:6], 8)
@@ -151,7 +153,7 @@ class _Header(tarfile.TarInfo):
                     info.linkname = target.partition(b"\0")[0].decode(encoding, errors)
                     return info
             except ValueError:
-                pass  # a number in base 256, or none
+                pass  # a number in base 256, or in all of its field, or none
         return super().frombuf(buf, encoding, errors)
 
     @classmethod

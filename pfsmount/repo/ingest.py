@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pfsmount.errors import Conflict, IsADirectory, NotADirectory, NotPermitted
+from pfsmount.errors import Conflict, InvalidInput, IsADirectory, NotADirectory, NotPermitted
 from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse_entry_name, path_bytes
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
@@ -117,6 +117,10 @@ def place_all(
     now = time.time_ns()
     existing = find(batch, root, target)
     parent = directory_entry(EMPTY_DIRECTORY, uid=os.getuid(), gid=os.getgid(), mtime_ns=now)
+    names = [placement.name for placement in placements if placement.name is not None]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(f"two of the sources are named {display(twice)}; nothing was committed")
     for placement in placements:
         path = target
         is_directory = into or (existing is not None and existing.kind is Kind.DIRECTORY)

@@ -22,7 +22,13 @@ from pfsmount.repo.reading_worker import RECORD, SLOT_BYTES, SLOT_NUMBER, SLOTS
 if TYPE_CHECKING:
     import subprocess
 
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[3]); from pfsmount.repo.reading_worker import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+_PROGRAM = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the other process decides
+sys.path.insert(0, sys.argv[3])
+from pfsmount.repo.reading_worker import serve
+serve(int(sys.argv[1]), int(sys.argv[2]))
+"""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -75,7 +81,11 @@ class ReadingProcess:
             self._memory = mmap.mmap(memory, SLOTS * SLOT_BYTES)
             command = [sys.executable, "-P", "-c", _PROGRAM, str(its.fileno()), str(memory), str(_ROOT)]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(its.fileno(), memory)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what ends it too early is met by whoever reads then
+                pass_fds=(its.fileno(), memory),
             )
             self._connection = mine
         except OSError:

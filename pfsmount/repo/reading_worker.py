@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import socket
 import stat
 import struct
@@ -67,7 +66,7 @@ def read_run(directory: int, names: list[bytes], slot: memoryview) -> None:
                         at += size
             finally:
                 os.close(fd)
-        except OSError:
+        except (OSError, struct.error):  # the second: a time that no clock shows
             pass
         records.append(record)
     slot[: len(records) * RECORD.size] = b"".join(records)
@@ -75,12 +74,14 @@ def read_run(directory: int, names: list[bytes], slot: memoryview) -> None:
 
 def serve(socket_fd: int, memory_fd: int) -> None:
     """Answer until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the other process decides
     with socket.socket(fileno=socket_fd) as connection, mmap.mmap(memory_fd, SLOTS * SLOT_BYTES) as memory:
         connection.send(b"\1")
         with memoryview(memory) as view:
             while True:
-                request, directories, _, _ = socket.recv_fds(connection, REQUEST_MAX, 1)
+                try:
+                    request, directories, _, _ = socket.recv_fds(connection, REQUEST_MAX, 1)
+                except ConnectionError:
+                    return
                 if not request:
                     return
                 (slot,) = SLOT_NUMBER.unpack_from(request)

@@ -2,19 +2,21 @@
 
 | table | key | value |
 |---|---|---|
-| stats | device u64 BE, inode u64 BE | size u64, mtime i64 ns, ctime i64 ns, fixed part of the entry (64, `tree.entry`) |
+| stats | device u64 BE, inode u64 BE | size, mtime and ctime in ns (12 bytes each, signed), fixed part of the entry (64, `tree.entry`) |
 
 The entry may be kept whole, since a change of mode or owner sets the ctime as well.
 
 A file counts as unchanged when size, mtime and ctime are what they were. No program can set a ctime, so that is as good as reading the file, but
-for two ways in which a file changes and its times do not, which are kept out:
+for three ways in which a file changes and its times do not, which are kept out:
 
 * Two changes within one tick of the kernel's clock (up to 10 ms).
-* A write through a shared mapping to a page that is dirty already. The kernel writes a dirty page out within 35 s and the next write to it then
-  sets the times; on tmpfs it never does.
+* A write through a shared mapping to a page that is dirty already. The kernel writes a dirty page out within 35 s (it says how long; on tmpfs
+  never) and the next write to it then sets the times.
+* One large write(2): it sets the times when it begins, and a slow disk may take minutes for it.
 
-So only files are remembered whose times were at least a minute old when they were read, on filesystems that write pages out to a disk of this
-machine. An entry is only a hint: an id that the store does not have (any more) is not used.
+So only files are remembered whose times were at least a minute old when they were read, and 0.2 s more for each MB, on filesystems that write pages out
+to a disk of this machine; not in images (loop devices), whose device numbers and ctimes are anything. An entry is only a hint: an id that the store does
+not have (any more) is not used.
 """
 
 from __future__ import annotations
@@ -22,16 +24,23 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pfsmount.errors import PfsError
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.store import ObjectStore
+from pfsmount.tree.entry import FIXED
 
 T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
-_STATE = struct.Struct("<Qqq")
+_STATE_BYTES = 36
+_VALUE_BYTES = _STATE_BYTES + FIXED.size
 _AGE_NS = 60 * 1_000_000_000
+_AGE_NS_A_BYTE = 200
+_WRITE_OUT = ("dirty_expire_centisecs", "dirty_writeback_centisecs")
+_WRITE_OUT_MAX = 4000
+_LOOP = 7
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "reiserfs", "xfs", "zfs"})
 _WRITE_AT_ONCE = 20_000
 _WORTH_FILES = 100
@@ -80,10 +89,9 @@ class StatCache:
     def serves(self, fd: int) -> bool:
         """True when the times of the files in this open directory can be trusted."""
         device = os.fstat(fd).st_dev
-        local = self._local.get(device)
-        if local is None:
-            local = self._local[device] = _filesystem_of(fd) in _LOCAL
-        return local and not self._broken
+        if device not in self._local:
+            self._local[device] = os.major(device) != _LOOP and _filesystem_of(fd) in _LOCAL and _writes_out_soon()
+        return self._local[device] and not self._broken
 
     def find(self, infos: Sequence[LocalStat]) -> list[bytes | None]:
         """The fixed parts of the entries of the files with these stats, None where it is not known."""
@@ -92,15 +100,20 @@ class StatCache:
         found: list[bytes | None] = []
         for key, info in zip(keys, infos, strict=True):
             value = known.get(key)
-            state = _STATE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-            found.append(value[_STATE.size :] if value is not None and value.startswith(state) else None)
+            fits = value is not None and len(value) == _VALUE_BYTES and self._local.get(info.st_dev, False)
+            found.append(
+                value[_STATE_BYTES:] if fits and value is not None and value.startswith(_state(info)) else None
+            )
         return found
 
     def remember(self, info: LocalStat, fixed: bytes, now_ns: int) -> None:
-        """Note the fixed part of the entry of a file that was read after `info` and `now_ns` were taken."""
-        if now_ns - max(info.st_mtime_ns, info.st_ctime_ns) >= _AGE_NS:
-            state = _STATE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-            self._new[_KEY.pack(info.st_dev, info.st_ino)] = state + fixed
+        """Note the fixed part of the entry of a file that was read after `info` and `now_ns` were taken.
+
+        A file of another filesystem than its directory (a bind mount) is not noted, unless a directory there was looked at.
+        """
+        age_ns = _AGE_NS + info.st_size * _AGE_NS_A_BYTE
+        if now_ns - max(info.st_mtime_ns, info.st_ctime_ns) >= age_ns and self._local.get(info.st_dev, False):
+            self._new[_KEY.pack(info.st_dev, info.st_ino)] = _state(info) + fixed
             self._new_bytes += info.st_size
             if len(self._new) >= _WRITE_AT_ONCE:
                 self._write()
@@ -137,6 +150,20 @@ def _write(index: Index, pairs: Mapping[bytes, bytes]) -> None:
     with index.write() as txn:
         for key, value in sorted(pairs.items()):
             txn.put(Table.STATS, key, value)
+
+
+def _state(info: LocalStat) -> bytes:
+    size, mtime_ns, ctime_ns = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+    return b"".join(number.to_bytes(12, "little", signed=True) for number in (size, mtime_ns, ctime_ns))
+
+
+def _writes_out_soon() -> bool:
+    """Whether the kernel writes dirty pages out well within a minute, as it does unless somebody told it otherwise."""
+    try:
+        waits = [int(Path("/proc/sys/vm", name).read_text(encoding="ascii")) for name in _WRITE_OUT]
+    except (OSError, ValueError):
+        return False
+    return all(waits) and sum(waits) <= _WRITE_OUT_MAX
 
 
 def _filesystem_of(fd: int) -> str | None:

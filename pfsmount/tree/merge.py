@@ -270,6 +270,8 @@ class _Planner:
             how = self._settle(TreeConflict(path, Reason.ATTRIBUTES, base, mine, theirs))
             fields = merge_attributes(base, mine, theirs, prefer=theirs if how is Resolution.THEIRS else mine)
             assert fields is not None
+            if how is Resolution.NEITHER:
+                fields |= _NOBODYS  # as no side has it, so that any two sides that differ are in conflict
         return content.replace(**fields)
 
     def _only_times(self, base: Entry, there: Entry) -> bool:
@@ -361,6 +363,7 @@ def merge_attributes(
 
 
 _XATTRS = ("xattrs", "xattrs_id")
+_NOBODYS = {"mode": 0o7000, "uid": 0xFFFFFFFF, "gid": 0xFFFFFFFF, "xattrs": b"", "xattrs_id": ObjectId(b"\xff" * 32)}
 _FIELDS = (("mode",), ("uid", "gid"), _XATTRS)
 
 

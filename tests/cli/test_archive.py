@@ -90,6 +90,19 @@ def content(store: Store, commit: Commit, path: str) -> bytes:
     return read_small(store.objects, entry)
 
 
+def test_numbers_that_fill_their_fields(store: Store) -> None:
+    """Without a NUL or blank behind the last digit, as the format allows."""
+    raw = bytearray(archive((member("f", mtime=0o14512345670, uid=0o12345670), b"x" * 100)))
+    raw[108:116], raw[124:136], raw[136:148] = b"12345670", b"000000000144", b"014512345670"
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw[:512])
+    head = put(store, bytes(raw))
+    assert content(store, head, "t/f") == b"x" * 100
+    entry = find(store.objects, head.tree, parse_path("t/f"))
+    assert entry is not None
+    assert (entry.mtime_ns, entry.uid) == (0o14512345670 * 10**9, 0o12345670)
+
+
 def test_the_last_of_two_members_counts(store: Store) -> None:
     """As with tar; entries may come in any order, directories after what is in them."""
     data = archive(

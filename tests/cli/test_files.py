@@ -88,6 +88,16 @@ def test_put_in_the_order_of_cp(images: Run, photos: Path, tmp_path: Path) -> No
     assert "into/" in listed
 
 
+def test_put_of_two_files_of_one_name(images: Run, tmp_path: Path) -> None:
+    """One would be lost."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    said = images("put", tmp_path / "one" / "f", tmp_path / "two" / "f", "images@master:/")
+    assert said.returncode == 2
+    assert "two of the sources are named f; nothing was committed" in said.stderr
+
+
 def test_put_of_a_stream_is_one_commit(images: Run) -> None:
     """`put -` reads standard input to its end."""
     done = images("put", "-", "images@master:/notes.txt", "-m", "notes", input="hello\n")

@@ -21,11 +21,11 @@ from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import worktree_path
 from pfsmount.revision import parse_revision
-from pfsmount.tree.directory import walk
+from pfsmount.tree.directory import find, walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
 from pfsmount.tree.ingest import ingest_bytes
-from pfsmount.tree.merge import Resolution, carry_out
+from pfsmount.tree.merge import Reason, Resolution, carry_out
 
 MINE, THEIRS, BOTH = Resolution.MINE, Resolution.THEIRS, Resolution.BOTH
 
@@ -46,6 +46,23 @@ def change(store: Store, branch: str, files: dict[str, str | None], *more: Objec
         parents = [*([] if head is None else [head]), *more]
         root = edit_paths(batch, tree, edits)
         made = store.make_commit(batch, tree=root, parents=parents, message="", author=None, origin={"how": "put"})
+        move = RefMove(store.repo("images"), RefKind.BRANCH, branch, made.id, head)
+        store.publish(batch, [(move, made)], why="put")
+    return made
+
+
+def set_mode(store: Store, branch: str, mode: int, *more: ObjectId) -> Commit:
+    """A commit that gives `a` a mode."""
+    head = store.head("images", branch)
+    assert head is not None
+    tree = store.read_commit(head).tree
+    entry = find(store.objects, tree, path("a"))
+    assert entry is not None
+    with store.objects.batch() as batch:
+        root = edit_paths(batch, tree, {path("a"): entry.replace(mode=mode)}, mtime_ns=len(more))
+        made = store.make_commit(
+            batch, tree=root, parents=[head, *more], message="", author=None, origin={"how": "put"}
+        )
         move = RefMove(store.repo("images"), RefKind.BRANCH, branch, made.id, head)
         store.publish(batch, [(move, made)], why="put")
     return made
@@ -115,6 +132,17 @@ def test_criss_cross(store: Store) -> None:
     change(store, "again", {"a": "settled otherwise"}, theirs.id)
     report = into_master(store, "again")
     assert [conflict.path for conflict in report.conflicts] == [path("a")]
+
+
+def test_criss_cross_of_attributes(store: Store) -> None:
+    """Each side settled a conflict of modes for itself: neither wins silently."""
+    first = change(store, "master", {"a": "0"})
+    store.create_branch("images", "dev", first.id)
+    mine, theirs = set_mode(store, "master", 0o600), set_mode(store, "dev", 0o755)
+    set_mode(store, "master", 0o600, theirs.id)
+    set_mode(store, "dev", 0o755, mine.id)
+    report = into_master(store)
+    assert [(conflict.path, conflict.reason) for conflict in report.conflicts] == [(path("a"), Reason.ATTRIBUTES)]
 
 
 def test_unrelated_histories(store: Store) -> None:

@@ -32,7 +32,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of files that count as old enough at once, wherever they lie."""
     monkeypatch.setattr(stat_cache, "_AGE_NS", -(1 << 62))
     monkeypatch.setattr(stat_cache, "_WORTH_FILES", 1)
-    monkeypatch.setattr(stat_cache.StatCache, "serves", lambda self, fd: True)
+    monkeypatch.setattr(stat_cache, "_filesystem_of", lambda fd: "ext4")
     path = tmp_path / "source"
     path.mkdir()
     for i in range(20):
@@ -136,7 +136,7 @@ def test_a_content_that_the_store_does_not_have_is_read(
 def test_young_files_are_not_remembered(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write through a mapping to a page that is dirty already changes no times; such a file is less than a minute old."""
     monkeypatch.setattr(stat_cache, "_WORTH_FILES", 1)
-    monkeypatch.setattr(stat_cache.StatCache, "serves", lambda self, fd: True)
+    monkeypatch.setattr(stat_cache, "_filesystem_of", lambda fd: "ext4")
     source = tmp_path / "source"
     source.mkdir()
     path = source / "mapped"
@@ -176,3 +176,33 @@ def test_a_damaged_cache_is_no_cache(store: Store, source: Path) -> None:
     (store.path / "cache" / "data.mdb").write_bytes(b"damaged" * 10_000)
     (source / "f01").write_bytes(b"changed")
     assert put_tree(store, source)["f01"] == b"changed"
+
+
+def test_a_file_of_another_filesystem_is_read(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mounted over a single file is not of the filesystem of its directory."""
+    cache = stat_cache.StatCache(store.objects)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(stat_cache, "_filesystem_of", lambda fd: "ext4")
+    assert cache.serves(fd)
+    os.close(fd)
+    here, elsewhere = tmp_path.stat(), Path("/proc/version").stat()
+    for info in (here, elsewhere):
+        cache.remember(info, bytes(64), 1 << 70)
+    assert len(cache._new) == 1
+
+
+def test_entries_of_an_older_layout_are_not_used(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_tree(store, source)
+    with cache_of(store) as index, index.write() as txn:
+        for key, value in list(txn.scan(Table.STATS)):
+            txn.put(Table.STATS, key, value[:-32])
+    names = reads(monkeypatch)
+    assert put_tree(store, source)["f05"] == b"5" * 100
+    assert b"f05" in names
+
+
+def test_times_that_no_clock_shows(store: Store, source: Path) -> None:
+    """Past 2262 nanoseconds need more than 64 bits."""
+    os.utime(source / "f03", (20_000_000_000, 20_000_000_000))
+    assert put_tree(store, source)["f03"] == b"3" * 100
+    assert put_tree(store, source)["f03"] == b"3" * 100
