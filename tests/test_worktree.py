@@ -10,15 +10,16 @@ from typing import TypeVar
 import pytest
 
 from pfsmount.errors import Busy, Conflict, NotFound, NotPermitted
-from pfsmount.ids import EntryName, RepoPath
+from pfsmount.ids import RepoPath
 from pfsmount.repo import worktree_files
 from pfsmount.repo.overlay import WouldBlock
-from pfsmount.repo.overlay_nodes import Extents, NameTooLong, Node, NodeKind, ReadOnly, Stale
+from pfsmount.repo.overlay_nodes import Extents, NameTooLong, NodeKind, ReadOnly, Stale
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree, owner_of
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_bytes
+from tests.worktrees import at, path, put
 
 T = TypeVar("T")
 
@@ -27,32 +28,6 @@ T = TypeVar("T")
 def worktree(store: Store) -> Iterator[Worktree]:
     with Worktree.open(store, "images", "master") as opened:
         yield opened
-
-
-def path(text: str) -> RepoPath:
-    return tuple(EntryName(part) for part in text.encode().split(b"/") if part)
-
-
-def at(worktree: Worktree, text: str) -> Node:
-    node = worktree.find(path(text))
-    assert node is not None, text
-    return node
-
-
-def put(worktree: Worktree, text: str, data: bytes) -> Node:
-    """Write a file, making what is missing."""
-    directory = worktree.root
-    *above, name = path(text)
-    for part in above:
-        directory = worktree.lookup(directory, part) or worktree.make(
-            directory, part, NodeKind.DIRECTORY, mode=0o755, uid=0, gid=0
-        )
-    node = worktree.lookup(directory, name)
-    if node is None:
-        node = worktree.make(directory, name, NodeKind.FILE, mode=0o644, uid=0, gid=0)
-    worktree.truncate(node, 0)
-    worktree.write(node, 0, data)
-    return node
 
 
 def read(worktree: Worktree, text: str) -> bytes:

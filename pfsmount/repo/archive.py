@@ -14,11 +14,11 @@ from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import Batch
 from pfsmount.repo.archive_read import Archive, ArchiveError, Member, MemberKind, member_path
 from pfsmount.repo.commit import Commit
-from pfsmount.repo.ingest import Placement, commit_edit, place_all
+from pfsmount.repo.ingest import Placement, commit_edit, entry_before, place_all
 from pfsmount.repo.store import Store
 from pfsmount.repo.unsorted_tree import UnsortedTree
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find
-from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
+from pfsmount.tree.entry import Entry, Kind, file_entry, is_versioned_xattr, symlink_entry
 from pfsmount.tree.ingest import ingest_source
 from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import with_xattrs
@@ -107,7 +107,7 @@ class ArchiveIngest:
         try:
             entry = self._entry(archive, member)
             if member.xattrs:
-                kept = {name: value for name, value in member.xattrs.items() if _is_kept(name)}
+                kept = {name: value for name, value in member.xattrs.items() if is_versioned_xattr(name)}
                 entry = with_xattrs(self._batch, entry, kept)
             tree.add(member.path, entry)
         except InvalidInput as error:
@@ -133,10 +133,6 @@ class ArchiveIngest:
         return None if self._previous is None else find(self._batch, self._previous, path)
 
 
-def _is_kept(xattr: bytes) -> bool:
-    return xattr.startswith(b"user.") and not xattr.startswith(b"user.pfs.")
-
-
 def put_archive(
     store: Store,
     file: BufferedReader,
@@ -156,8 +152,7 @@ def put_archive(
     They are laid over what is there as by `put`; with `delete` nothing else stays. Returns the commit, or None when nothing changed, and
     what was read. Raises ArchiveError, NotADirectory, IsADirectory, NotPermitted, NoSpace …; then nothing has changed.
     """
-    head = store.head(repo, branch)
-    previous = None if head is None else find(store.objects, store.read_commit(head).tree, target)
+    previous = entry_before(store, repo, branch, target)
     with store.objects.batch() as batch:
         ingest = ArchiveIngest(batch, target, previous, exclude=exclude, progress=progress)
         with disk_errors(f"reading {name}"):

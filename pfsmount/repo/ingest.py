@@ -194,7 +194,7 @@ def put(
     last put is not read again. Returns the commit, or None when nothing changed, and what was read. Raises NotFound, InvalidInput, NotPermitted, NoSpace …; then nothing has changed.
     """
     sources = list(sources)
-    previous = _previous(store, repo, branch, target)
+    previous = entry_before(store, repo, branch, target)
     with store.objects.batch() as batch, StatCache(store.objects) as stats, ReadingProcess() as process:
         files = LocalFiles(batch, progress, cache=stats if cache else None, process=process, exclude=exclude)
         placements = [_ingest_one(files, source, previous, several=len(sources) > 1) for source in sources]
@@ -206,7 +206,8 @@ def put(
     return commit, files.report
 
 
-def _previous(store: Store, repo: str, branch: str, target: RepoPath) -> Entry | None:
+def entry_before(store: Store, repo: str, branch: str, target: RepoPath) -> Entry | None:
+    """What the branch has at the target now. Raises NotFound for the branch."""
     head = store.head(repo, branch)
     return None if head is None else find(store.objects, store.read_commit(head).tree, target)
 

@@ -15,7 +15,7 @@ import struct
 from errno import ENOTSUP
 
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.tree.entry import encode_file
+from pfsmount.tree.entry import encode_file, is_versioned_xattr
 
 SLOT_NUMBER = struct.Struct("<I")
 REQUEST_MAX = 150_000
@@ -42,7 +42,7 @@ def kept_xattrs(fd: int) -> list[bytes]:
         raise
     if not names:
         return []
-    return [os.fsencode(name) for name in names if name.startswith("user.") and not name.startswith("user.pfs.")]
+    return [name for name in map(os.fsencode, names) if is_versioned_xattr(name)]
 
 
 def read_run(directory: int, names: list[bytes], slot: memoryview) -> None:

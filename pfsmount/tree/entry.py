@@ -193,6 +193,11 @@ def encode_file(info: Stat, id: ObjectId) -> bytes:
     return FIXED.pack(_FILE, 0, info.st_mode & 0o7777, info.st_uid, info.st_gid, seconds, ns, info.st_size, id)
 
 
+def is_versioned_xattr(name: bytes) -> bool:
+    """Which extended attributes a version keeps: the user's, but not those that the mount shows of itself."""
+    return name.startswith(b"user.") and not name.startswith(b"user.pfs.")
+
+
 def sizes_of(fixed: Sequence[bytes]) -> int:
     """The sum of the sizes in fixed parts."""
     return sum(struct.unpack(f"<{8 * len(fixed)}Q", b"".join(fixed))[_SIZE_WORD::8])

@@ -9,7 +9,7 @@ import pytest
 
 from pfsmount.errors import Conflict, NotFound
 from pfsmount.fs.answers import status_json, status_of
-from pfsmount.ids import EntryName, RepoPath
+from pfsmount.ids import RepoPath
 from pfsmount.repo import worktree_files
 from pfsmount.repo.overlay_nodes import Node, NodeKind
 from pfsmount.repo.store import Store
@@ -20,6 +20,7 @@ from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
 from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.merge import Reason, Resolution
+from tests.worktrees import at, path, put
 
 Files = dict[str, tuple[str, bytes, int]]
 """What a tree has: kind, content or target, mode."""
@@ -36,30 +37,6 @@ def worktree(store: Store) -> Iterator[Worktree]:
 def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of a few KB count as large: of them only what is written is copied."""
     monkeypatch.setattr(worktree_files, "COPY_MAX", 1000)
-
-
-def path(text: str) -> RepoPath:
-    return tuple(EntryName(part) for part in text.encode().split(b"/") if part)
-
-
-def at(worktree: Worktree, text: str) -> Node:
-    node = worktree.find(path(text))
-    assert node is not None, text
-    return node
-
-
-def put(worktree: Worktree, text: str, data: bytes) -> None:
-    directory = worktree.root
-    *above, name = path(text)
-    for part in above:
-        directory = worktree.lookup(directory, part) or worktree.make(
-            directory, part, NodeKind.DIRECTORY, mode=0o755, uid=0, gid=0
-        )
-    node = worktree.lookup(directory, name)
-    if node is None:
-        node = worktree.make(directory, name, NodeKind.FILE, mode=0o644, uid=0, gid=0)
-    worktree.truncate(node, 0)
-    worktree.write(node, 0, data)
 
 
 def remove(worktree: Worktree, text: str) -> None:
@@ -151,7 +128,7 @@ def kind(worktree: Worktree) -> None:
 
 
 EMPTY = directory_entry(EMPTY_DIRECTORY)
-Case = tuple[Callable[[Worktree], None], dict[str, Entry | bytes | None], str, Reason]
+Case = tuple[Callable[[Worktree], object], dict[str, Entry | bytes | None], str, Reason]
 CASES: dict[str, Case] = {
     "content": (lambda w: put(w, "file", b"mine"), {"file": b"theirs"}, "file", Reason.CONTENT),
     "part of a large file": (large, {"big": b"theirs" * 500}, "big", Reason.CONTENT),

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pfsmount.errors import Busy, Corrupt, InvalidInput, NoSpace, NotPermitted
-from pfsmount.ids import EntryName, RepoPath
 from pfsmount.repo import reflog, worktree_files
 from pfsmount.repo.journal import Journal, JournalReader, Record, journal_roots
 from pfsmount.repo.overlay_data import DataFiles
@@ -19,6 +18,7 @@ from pfsmount.repo.removal import delete_branch
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree, worktree_path
 from pfsmount.tree.xattrs import VALUE_MAX
+from tests.worktrees import at, path, put
 
 BIG = 10_000
 
@@ -33,25 +33,6 @@ def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 def worktree(store: Store) -> Iterator[Worktree]:
     with Worktree.open(store, "images", "master") as opened:
         yield opened
-
-
-def at(worktree: Worktree, name: str) -> Node:
-    node = worktree.find(path(name))
-    assert node is not None, name
-    return node
-
-
-def path(text: str) -> RepoPath:
-    return tuple(EntryName(part) for part in text.encode().split(b"/"))
-
-
-def put(worktree: Worktree, name: str, data: bytes) -> Node:
-    node = worktree.lookup(worktree.root, name.encode())
-    if node is None:
-        node = worktree.make(worktree.root, name.encode(), NodeKind.FILE, mode=0o644, uid=0, gid=0)
-    worktree.truncate(node, 0)
-    worktree.write(node, 0, data)
-    return node
 
 
 def read(worktree: Worktree, name: str) -> bytes:
