@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pfsmount.errors import NotADirectory, NotFound, NotPermitted, PfsError
-from pfsmount.ids import parse_path
+from pfsmount.ids import EntryName, parse_path
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import ObjectStore, open_objects
+from pfsmount.repo import unsorted_tree
 from pfsmount.repo.archive import ArchiveIngest, put_archive
 from pfsmount.repo.archive_read import Archive, ArchiveError
 from pfsmount.repo.commit import Commit
@@ -128,6 +131,70 @@ def test_hard_links_become_the_same_content(store: Store) -> None:
     assert content(store, put(store, later), "t/later") == b"data"
     with pytest.raises(NotFound, match="hard link to 'no', which is not in the archive"):
         put(store, archive(member("bad", tarfile.LNKTYPE, linkname="no")))
+
+
+def test_a_hard_link_is_what_its_target_was_when_it_came(store: Store) -> None:
+    """Not what a later member of that name is, nor what the target of the put has; also through links, and links that are replaced."""
+
+    def link(name: str, to: str) -> tarfile.TarInfo:
+        return member(name, tarfile.LNKTYPE, linkname=to)
+
+    data = archive(
+        *((member("f"), b"1"), link("a", "f"), (member("f"), b"2"), link("b", "f"), link("c", "a")),
+        *(link("a", "b"), link("d", "a"), link("a", "a"), (member("f"), b"3"), (member("b"), b"4")),
+        *(link("e", "b"), link("f", "f"), link("z/new", "old"), (member("old"), b"new"), link("z/old", "old")),
+    )
+    put(store, archive((member("old"), b"old"), (member("f"), b"0"), (member("a"), b"0")))
+    head = put(store, data)
+    found = {name: content(store, head, f"t/{name}") for name in (*"abcdef", "z/new", "z/old", "old")}
+    assert found == {
+        "a": b"2",
+        "b": b"4",
+        "c": b"1",
+        "d": b"2",
+        "e": b"4",
+        "f": b"3",
+        "z/new": b"old",
+        "z/old": b"new",
+        "old": b"new",
+    }
+    with pytest.raises(NotFound, match="'t1' is a hard link to 't2', which is not in the archive before it"):
+        put(store, archive(link("t1", "t2"), (member("t2"), b"1")))
+
+
+LINKED = st.lists(
+    st.tuples(st.sampled_from("abcdefg"), st.one_of(st.integers(0, 9), st.sampled_from("abcdefg"))), max_size=30
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINKED, st.sampled_from([1, 3, 100]))
+def test_hard_links_are_those_of_a_dictionary(
+    objects: ObjectStore, tmp_path: Path, steps: list[tuple[str, int | str]], remembered: int
+) -> None:
+    """Files and links in any order, against a dictionary; with few links remembered, so that links are followed in passes, and spooled."""
+    want: dict[str, int] = {name: -ord(name) for name in "abc"}  # what is elsewhere
+    there = {(name.encode(),): file_entry(EMPTY_FILE_ID, 0, mtime_ns=number) for name, number in want.items()}
+    made: set[str] = set()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        objects.batch() as batch,
+        UnsortedTree(batch, tmp_path, run_bytes=500) as tree,
+    ):
+        patch.setattr(unsorted_tree, "_LINKS_REMEMBERED", remembered)
+        for name, what in steps:
+            if isinstance(what, int):
+                want[name] = what
+                tree.add((EntryName(name.encode()),), file_entry(EMPTY_FILE_ID, 0, mtime_ns=what))
+            elif what in want:
+                want[name] = want[what]
+                tree.add_link((EntryName(name.encode()),), (EntryName(what.encode()),))
+            else:
+                continue
+            made.add(name)
+        built = tree.build(directory_entry(EMPTY_DIRECTORY), there.get)
+        found = {path[0].decode(): entry.mtime_ns for path, entry in walk(batch, built) if path}
+    assert found == {name: want[name] for name in made}
 
 
 @pytest.mark.parametrize(
