@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from pfsmount.cli import output
+from pfsmount.cli.commands import CommandGroup
 from pfsmount.errors import InvalidInput
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Jobs: a command, run once per datum over versioned inputs, its results committed with their provenance.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-StoreFlag = Annotated[
-    Path | None, typer.Option("--store", help="The store; default: $PFS_STORE, else the user's data directory.")
-]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -52,7 +51,6 @@ def run(
         str, typer.Option("--inputs", help="How inputs are made visible: copy, mount or auto.", metavar="HOW")
     ] = "auto",
     json: JsonFlag = False,
-    store: StoreFlag = None,
 ) -> None:
     """Run a command once per datum, and commit what it writes to /pfs/out.
 
@@ -78,7 +76,7 @@ def run(
         staging=staging,
         json=json,
     )
-    with output.open_store(store) as opened:
+    with output.open_store() as opened:
         code_of_exit = run_and_print(opened, request)
     raise typer.Exit(code_of_exit)
 
@@ -87,12 +85,11 @@ def run(
 def list_jobs(
     json: JsonFlag = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many, newest first; 0 for all.", min=0)] = 20,
-    store: StoreFlag = None,
 ) -> None:
     """List jobs, newest first."""
     from runner.cli_show import print_jobs
 
-    with output.open_store(store) as opened:
+    with output.open_store() as opened:
         print_jobs(opened, limit, json)
 
 
@@ -100,12 +97,11 @@ def list_jobs(
 def inspect(
     job: Annotated[str, typer.Argument(help="Job id, or the beginning of one.", metavar="JOB")],
     json: JsonFlag = False,
-    store: StoreFlag = None,
 ) -> None:
     """Show what a job did, ran and read."""
     from runner.cli_show import print_job
 
-    with output.open_store(store) as opened:
+    with output.open_store() as opened:
         print_job(opened, job, json)
 
 
@@ -118,12 +114,11 @@ def logs(
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only of datums that failed.")] = False,
     json: JsonFlag = False,
-    store: StoreFlag = None,
 ) -> None:
     """Print what the datums of a job printed."""
     from runner.cli_show import print_logs
 
-    with output.open_store(store) as opened:
+    with output.open_store() as opened:
         print_logs(opened, job, datum, failed, json)
 
 

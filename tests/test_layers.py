@@ -34,7 +34,7 @@ RANKS = {
 BASE = {"pfsmount", "pfsmount.errors", "pfsmount.ids", "pfsmount.revision", "pfsmount.config"}
 
 # Both commands print, and end, in the same way.
-SHARED_BY_EQUALS = {("runner.cli", "pfsmount.cli.output")}
+SHARED_BY_EQUALS = {("runner.cli", "pfsmount.cli.output"), ("runner.cli", "pfsmount.cli.commands")}
 
 # One door per library: what it does to us, and what replacing it costs, stays in one place.
 DOORS = {

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import pfsmount
-from pfsmount.cli import (
-    files,
-    history,
-    interruption,
-    log,
-    merge,
-    mount,
-    output,
-    refs,
-    repos,
-    rollback,
-    search,
-    transfer,
-    usage,
-    work,
-)
+from pfsmount.cli import interruption, output
+from pfsmount.cli.commands import Command, CommandGroup
+
+
+class PfsCommands(CommandGroup):
+    """The commands of `pfs`, in the order of its help page."""
+
+    places = {  # noqa: RUF012
+        "init": Command("pfsmount.cli.repos:init"),
+        "repo": Command("pfsmount.cli.repos:repo_app"),
+        "branch": Command("pfsmount.cli.refs:branch"),
+        "tag": Command("pfsmount.cli.refs:tag"),
+        "put": Command("pfsmount.cli.transfer:put"),
+        "get": Command("pfsmount.cli.transfer:get"),
+        "ls": Command("pfsmount.cli.files:ls"),
+        "cat": Command("pfsmount.cli.files:cat"),
+        "cp": Command("pfsmount.cli.files:cp"),
+        "rm": Command("pfsmount.cli.files:rm"),
+        "find": Command("pfsmount.cli.search:find"),
+        "glob": Command("pfsmount.cli.search:glob"),
+        "du": Command("pfsmount.cli.usage:du", {"help_option_names": ["--help"]}),  # its -h is that of du
+        "stats": Command("pfsmount.cli.usage:stats"),
+        "log": Command("pfsmount.cli.log:log"),
+        "diff": Command("pfsmount.cli.history:diff"),
+        "show": Command("pfsmount.cli.history:show"),
+        "reflog": Command("pfsmount.cli.refs:reflog"),
+        "reset": Command("pfsmount.cli.rollback:reset"),
+        "revert": Command("pfsmount.cli.rollback:revert"),
+        "lineage": Command("pfsmount.cli.history:lineage"),
+        "status": Command("pfsmount.cli.work:status"),
+        "commit": Command("pfsmount.cli.work:commit"),
+        "discard": Command("pfsmount.cli.work:discard"),
+        "merge": Command("pfsmount.cli.merge:merge"),
+        "resolve": Command("pfsmount.cli.merge:resolve"),
+        "mount": Command("pfsmount.cli.mount:mount"),
+        "umount": Command("pfsmount.cli.mount:umount"),
+        "mounts": Command("pfsmount.cli.mount:mounts"),
+    }
+
+    def answer(self, name: str) -> str | None:
+        """What git, restic and Pachyderm call otherwise."""
+        from pfsmount.cli.other_names import ANSWERS
+
+        return ANSWERS.get(name)
+
 
 app = typer.Typer(
+    cls=PfsCommands,
     help="A versioned filesystem: repos of files with atomic commits, mounted as directories.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -43,48 +72,13 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="The store; default: $PFS_STORE, else the user's data directory.")
-    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Set what all commands share."""
-    output.use_store(store)
     if context.invoked_subcommand != "mount":  # its event loop has its own way with signals
         interruption.install()
-
-
-app.command()(repos.init)
-app.add_typer(repos.repo_app, name="repo")
-app.command()(refs.branch)
-app.command()(refs.tag)
-app.command()(transfer.put)
-app.command()(transfer.get)
-app.command()(files.ls)
-app.command()(files.cat)
-app.command()(files.cp)
-app.command()(files.rm)
-app.command()(search.find)
-app.command()(search.glob)
-app.command(context_settings={"help_option_names": ["--help"]})(usage.du)  # its -h is that of du
-app.command()(usage.stats)
-app.command()(log.log)
-app.command()(history.diff)
-app.command()(history.show)
-app.command()(refs.reflog)
-app.command()(rollback.reset)
-app.command()(rollback.revert)
-app.command()(history.lineage)
-app.command()(work.status)
-app.command()(work.commit)
-app.command()(work.discard)
-app.command()(merge.merge)
-app.command()(merge.resolve)
-app.command()(mount.mount)
-app.command()(mount.umount)
-app.command()(mount.mounts)
 
 
 def main() -> None:

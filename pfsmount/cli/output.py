@@ -35,6 +35,8 @@ _DEPTH = 20_000
 """Python frames: directories can lie 2 000 deep (PATH_MAX), and since Python 3.11 frames take no C stack."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _store_option: Path | None = None
+# typer has its own click, or that of the package, by its version: this is UsageError of either
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def use_store(path: Path | None) -> None:
@@ -98,7 +100,7 @@ def run_app(app: typer.Typer, name: str) -> None:
     """Run a Typer app; every error ends as one line (and what to do), never as a traceback."""
     sys.setrecursionlimit(_DEPTH)
     try:
-        app(prog_name=name, standalone_mode=True)
+        raise SystemExit(app(prog_name=name, standalone_mode=False))
     except PfsError as error:
         print_error(name, error)
         raise SystemExit(exit_code(error)) from None
@@ -113,10 +115,16 @@ def run_app(app: typer.Typer, name: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_FAILED) from None
+    except typer.Abort:  # end of input at a question
+        print(f"\n{name}: nothing was done", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except OSError as error:
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         print(f"{name}: {display(what)}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
+    except _UsageError as error:
+        _print_usage_error(name, error)
+        raise SystemExit(EXIT_USAGE) from None
     except Exception as error:
         if os.environ.get("PFS_DEBUG"):
             raise
@@ -127,14 +135,29 @@ def run_app(app: typer.Typer, name: str) -> None:
         raise SystemExit(EXIT_FAILED) from None
 
 
+def _print_usage_error(name: str, error: Any) -> None:
+    """What cannot be understood, and the command's form, in two lines."""
+    context, text = error.ctx, error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":  # a program or group without a command
+        error.show()
+        return
+    if context is None:
+        print_error(name, InvalidInput(text[:1].lower() + text[1:].rstrip("."), hint=f"'{name} --help' explains it"))
+        return
+    command = context.command_path
+    usage = " ".join([command, *context.command.collect_usage_pieces(context)])
+    note(f"{command}: {text[:1].lower()}{text[1:].rstrip('.')}")
+    note(f"  hint: {usage}; '{command} --help' explains it")
+
+
 def print_error(name: str, error: PfsError) -> None:
     """One line for what happened, one for what to do."""
-    print(f"{name}: {error.message}", file=sys.stderr)
+    note(f"{name}: {error.message}")
     if isinstance(error, Conflict):
         for path in error.paths:
-            print(f"  {display(path)}", file=sys.stderr)
+            note(f"  {display(path)}")
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        note(f"  hint: {error.hint}")
 
 
 def say(text: str = "") -> None:
@@ -143,8 +166,26 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line beside the result, on standard error."""
+    """A line beside the result, on standard error; on a terminal it is broken between words, as wide as that is."""
+    if sys.stderr.isatty():
+        text = wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns)
     print(text, file=sys.stderr)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Each line of a text, broken between words to at most `width` columns, what follows set in by two more than its start."""
+    import textwrap
+
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        if len(line) > width > len(indent) + 20:
+            broken = textwrap.wrap(
+                line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+            line = "\n".join(broken)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def print_json(value: Any) -> None:

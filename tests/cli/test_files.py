@@ -231,7 +231,7 @@ BAD = [
     (["repo", "create", "images"], 1, "already"),
     (["branch", "images@deadbeef"], 2, "cannot be the name"),
     (["show", "images@master"], 1, "no commits yet"),
-    (["frobnicate"], 2, "No such command"),
+    (["frobnicate"], 2, "no such command"),
 ]
 
 
