@@ -122,7 +122,7 @@ class _Merge:
     fast_forward: bool
 
     def once(self) -> MergeReport:
-        """Raises Conflict when the head moved meanwhile."""
+        """Raises Conflict when the head, or what was decided, moved meanwhile."""
         store = self.store
         head = store.head(self.repo, self.branch)
         mine = None if head is None else store.read_commit(head)
@@ -199,8 +199,10 @@ class _Merge:
         return commit
 
     def _keep(self, pending: PendingMerge | None, plan: MergePlan) -> None:
-        """Record the merge with the decisions that still fit."""
+        """Record the merge with the decisions that still fit. Raises Conflict when it was settled further, or dropped, meanwhile."""
         with pending_lock(self.store, self.repo, self.branch):
+            if read_pending(self.store, self.repo, self.branch) != pending:
+                raise Conflict(f"the merge into {self.title} was settled or dropped by somebody else meanwhile")
             kept = {
                 conflict.path: (how, print_of(conflict))
                 for conflict, how in plan.settled

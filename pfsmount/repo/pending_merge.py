@@ -112,13 +112,19 @@ def _make(directory: Path) -> None:
 
 
 def drop_pending(store: Store, repo: str, branch: str) -> bool:
-    """Forget the merge that waits on a branch; False when none does. Raises NotFound (repo), PermissionDenied."""
+    """Forget the merge that waits on a branch; False when none does. Waits for who holds its lock, or they would write it again.
+
+    Raises NotFound (repo), NoSpace, PermissionDenied.
+    """
     directory = _directory(store, repo, branch)
-    try:
-        (directory / _FILE).unlink()
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(directory / _FILE):  # nor is there one that is being replaced: its name is never gone
         return False
-    fsync_directory(directory)
+    with pending_lock(store, repo, branch), disk_errors("dropping a merge"):
+        try:
+            (directory / _FILE).unlink()
+        except FileNotFoundError:
+            return False
+        fsync_directory(directory)
     return True
 
 

@@ -22,7 +22,7 @@ from pfsmount.repo.worktree_commit import WorktreeCommit
 from pfsmount.repo.worktree_replay import AddedNode, DirectoryState, NextState
 from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry, Kind
-from pfsmount.tree.merge import Reason, Resolution, name_beside
+from pfsmount.tree.merge import Reason, Resolution, name_beside, only_times
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class WorktreeRebase(WorktreeCommit):
                 move.after.stale.append(node)
             elif node is not None and after is not None and self._has_same(node, after):
                 self._discard_name(directory, name, move.after, stale=True)
-            elif before is None or after is None or not _only_times(before, after):
+            elif before is None or after is None or not only_times(self.objects, before, after):
                 how = self._conflict(move, here, _reason(node, before, after), before, node, after)
                 if how is not None:
                     self._settle_name(move, directory, EntryName(name), after, how)
@@ -344,10 +344,6 @@ def _gives_way(node: Node, before: Entry | None) -> bool:
         return False
     only_time = not change.touched & ~Touched.TIME and change.places is None
     return change.in_place and change.data is None and only_time
-
-
-def _only_times(before: Entry, after: Entry) -> bool:
-    return before.same_content(after) and _attributes(before) == _attributes(after)
 
 
 def _no_change(path: RepoPath) -> NotFound:

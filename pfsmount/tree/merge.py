@@ -10,7 +10,8 @@ more: the side with fewer differences is laid over the other one, whose further 
 
 At one path, in this order: what one side left as it was is taken from the other; equal changes are one change; times never conflict (the newer
 one counts, and against a deletion or a replacement a new time counts for nothing); content, permission bits, owner and xattrs of a file merge each by itself; directories
-that both sides have are joined. Everything else is a conflict. Where one side deleted a directory, each path that the other side changed below it is one.
+that both sides have are joined. Everything else is a conflict. Where one side deleted a directory, each path that the other side changed below it is one; or the
+directory itself, with all below it, when the other side changed its permission bits, owner or xattrs.
 """
 
 from __future__ import annotations
@@ -216,9 +217,9 @@ class _Planner:
             self._below(at, name, base, mine, theirs)
         elif mine.kind is theirs.kind:
             self._files(at, name, base, mine, theirs)
-        elif base is not None and self._only_times(base, theirs):
+        elif base is not None and only_times(self._objects, base, theirs):
             self._set(at, name, mine, mine, theirs)
-        elif base is not None and self._only_times(base, mine):
+        elif base is not None and only_times(self._objects, base, mine):
             self._set(at, name, theirs, mine, theirs)
         else:
             self._conflict(at, name, Reason.KIND, base, mine, theirs)
@@ -229,9 +230,9 @@ class _Planner:
         there = mine or theirs
         assert there is not None
         assert base is not None
-        if base.is_directory and there.is_directory:
+        if base.is_directory and there.is_directory and _differ_in_time(base, there):
             self._below(at, name, base, mine, theirs)
-        elif self._only_times(base, there):
+        elif only_times(self._objects, base, there):
             self._set(at, name, None, mine, theirs)
         else:
             self._conflict(at, name, Reason.DELETED, base, mine, theirs)
@@ -273,18 +274,6 @@ class _Planner:
             if how is Resolution.NEITHER:
                 fields |= _NOBODYS  # as no side has it, so that any two sides that differ are in conflict
         return content.replace(**fields)
-
-    def _only_times(self, base: Entry, there: Entry) -> bool:
-        """True when a side changed nothing but times, at and below a path."""
-        if base.is_directory and there.is_directory:
-            if base.content != there.content:
-                return False
-            changes = diff(self._objects, base, there)
-            return all(
-                change.old is not None and change.new is not None and _differ_in_time(change.old, change.new)
-                for change in changes
-            )
-        return _differ_in_time(base, there)
 
     # Results
 
@@ -360,6 +349,19 @@ def merge_attributes(
             return None
         fields.update(zip(names, values, strict=True))
     return fields
+
+
+def only_times(objects: Reader, base: Entry, there: Entry) -> bool:
+    """True when a side changed nothing but times, at and below a path: no edit, against a deletion. Raises NotFound, Corrupt."""
+    if base.is_directory and there.is_directory:
+        if base.content != there.content:
+            return False
+        changes = diff(objects, base, there)
+        return all(
+            change.old is not None and change.new is not None and _differ_in_time(change.old, change.new)
+            for change in changes
+        )
+    return _differ_in_time(base, there)
 
 
 _XATTRS = ("xattrs", "xattrs_id")

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pfsmount.errors import NotADirectory, NotFound, NotPermitted, PfsError
-from pfsmount.ids import EntryName, parse_path
+from pfsmount.ids import EntryName, RepoPath, parse_path
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import ObjectStore, open_objects
 from pfsmount.repo import unsorted_tree
@@ -32,7 +32,7 @@ from pfsmount.repo.store import Store
 from pfsmount.repo.unsorted_tree import UnsortedTree
 from pfsmount.tree.content import read_small
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find, walk
-from pfsmount.tree.entry import EMPTY_FILE_ID, file_entry
+from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, file_entry
 from tests.conftest import Run
 
 
@@ -174,7 +174,9 @@ def test_hard_links_are_those_of_a_dictionary(
 ) -> None:
     """Files and links in any order, against a dictionary; with few links remembered, so that links are followed in passes, and spooled."""
     want: dict[str, int] = {name: -ord(name) for name in "abc"}  # what is elsewhere
-    there = {(name.encode(),): file_entry(EMPTY_FILE_ID, 0, mtime_ns=number) for name, number in want.items()}
+    there: dict[RepoPath, Entry] = {
+        (EntryName(name.encode()),): file_entry(EMPTY_FILE_ID, 0, mtime_ns=number) for name, number in want.items()
+    }
     made: set[str] = set()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -192,7 +194,7 @@ def test_hard_links_are_those_of_a_dictionary(
             else:
                 continue
             made.add(name)
-        built = tree.build(directory_entry(EMPTY_DIRECTORY), there.get)
+        built = tree.build(directory_entry(EMPTY_DIRECTORY), lambda path: there.get(path))
         found = {path[0].decode(): entry.mtime_ns for path, entry in walk(batch, built) if path}
     assert found == {name: want[name] for name in made}
 

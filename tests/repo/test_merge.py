@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from pfsmount.errors import Conflict, Corrupt, InvalidInput, NotFound
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.repo import merge as merge_module
+from pfsmount.repo import pending_merge
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.merge import MergeReport, MergeState, abort, look, merge, resolve
 from pfsmount.repo.merge_base import is_ancestor, merge_bases
@@ -26,6 +31,7 @@ from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
 from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.merge import Reason, Resolution, carry_out
+from tests.semantics.scene import wait_for
 
 MINE, THEIRS, BOTH = Resolution.MINE, Resolution.THEIRS, Resolution.BOTH
 
@@ -284,6 +290,54 @@ def test_abort(store: Store) -> None:
     abort(store, "images", "master")
     assert look(store, "images", "master") is None
     assert into_master(store).state is MergeState.CONFLICT
+
+
+def test_abort_beside_resolve(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolve that is about to write what was decided does not bring back a merge that is dropped at that moment."""
+    fork(store, {"a": "base"}, {"a": "mine"}, {"a": "theirs"})
+    into_master(store)
+    directory = worktree_path(store.path, store.repo("images"), "master")
+    dropping = threading.Thread(target=abort, args=(store, "images", "master"))
+    write = pending_merge.write_pending
+
+    def is_waiting() -> bool:
+        blocked = [line for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line]
+        return any(f":{directory.stat().st_ino} " in line for line in blocked)
+
+    def beside(*arguments: Any) -> None:
+        dropping.start()
+        wait_for(lambda: is_waiting() or not dropping.is_alive(), "the abort to be done, or to wait")
+        write(*arguments)
+
+    monkeypatch.setattr(merge_module, "write_pending", beside)
+    with suppress(NotFound):  # it looks again in the end, and may find it dropped
+        resolve(store, "images", "master", MINE, None)
+    dropping.join()
+    assert read_pending(store, "images", "master") is None
+
+
+def test_resolve_beside_merge(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decided while the same merge looks for conflicts is not lost; what is dropped then does not come back."""
+    fork(store, {"a": "base", "b": "base"}, {"a": "mine", "b": "mine"}, {"a": "theirs", "b": "theirs"})
+    into_master(store)
+    resolve(store, "images", "master", MINE, [path("a")])
+    plan = merge_module._plan
+
+    def planned(then: Callable[[], object]) -> Callable[..., Any]:
+        def beside(*arguments: Any) -> Any:
+            monkeypatch.setattr(merge_module, "_plan", plan)
+            found = plan(*arguments)
+            then()
+            return found
+
+        return beside
+
+    monkeypatch.setattr(merge_module, "_plan", planned(lambda: abort(store, "images", "master")))
+    assert len(into_master(store).conflicts) == 2
+    resolve(store, "images", "master", MINE, [path("a")])
+    monkeypatch.setattr(merge_module, "_plan", planned(lambda: resolve(store, "images", "master", THEIRS, [path("b")])))
+    assert into_master(store).state is MergeState.MERGED
+    assert files(store, "master") == {"a": "mine", "b": "theirs"}
 
 
 def test_one_merge_waits_at_a_time(store: Store) -> None:

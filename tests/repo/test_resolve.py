@@ -138,6 +138,9 @@ CASES: dict[str, Case] = {
     "added": (lambda w: put(w, "new", b"mine"), {"new": b"theirs"}, "new", Reason.ADDED),
     "directory deleted here": (lambda w: remove(w, "dir"), {"dir/a": b"theirs"}, "dir", Reason.DELETED),
     "directory deleted there": (lambda w: put(w, "dir/sub/b", b"mine"), {"dir": None}, "dir", Reason.DELETED),
+    "directory deleted here, mode there": (lambda w: remove(w, "empty"), {"empty": EMPTY.replace(mode=0o700)}, "empty", Reason.DELETED),
+    "directory deleted here, mode below it there": (lambda w: remove(w, "outer"), {"outer/inner": EMPTY.replace(mode=0o700)}, "outer", Reason.DELETED),
+    "directory deleted there, mode here": (lambda w: w.set_attributes(at(w, "dir"), mode=0o700), {"dir": None}, "dir", Reason.DELETED),
     "directory here": (kind, {"file": b"theirs"}, "file", Reason.KIND),
     "directory there": (lambda w: put(w, "file", b"mine"), {"file": None, "file/x": b"theirs"}, "file", Reason.KIND),
     "symlink there": (lambda w: put(w, "file", b"m"), {"file": symlink_entry(b"to")}, "file", Reason.KIND),
@@ -154,6 +157,9 @@ def test_what_was_decided_is_there(store: Store, worktree: Worktree, name: str, 
     for file in ("file", "dir/a", "dir/sub/b", "dir/keep", "beside"):
         put(worktree, file, b"base of " + file.encode())
     put(worktree, "big", b"base" * 1000)
+    put(worktree, "outer/a", b"a")
+    for above, made in ((worktree.root, b"empty"), (at(worktree, "outer"), b"inner")):
+        worktree.make(above, made, NodeKind.DIRECTORY, mode=0o755, uid=0, gid=0)
     worktree.commit("base")
     change(worktree)
     put(worktree, "beside", b"mine too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -124,6 +125,28 @@ def test_merge_under_a_mount(mounted: Scene) -> None:
         "mine",
         "theirs",
     ]
+
+
+def test_merge_deleted_directory(scene: Scene) -> None:
+    """S195 A directory that one side deleted and the other changed is a conflict
+
+    Changed permission bits, owner or attributes of the directory, or of anything below it, count as with files; a time alone does not, for a directory's time changes with whatever
+    is in it. Of the directory itself the conflict is one, with all below it: `--theirs` brings back the directory as the other side has it.
+    """
+    scene.put({"a.txt": "base", "d/x": "base", "e/x": "base"})
+    scene.pfs("branch", "images@dev", "master")
+    scene.pfs("rm", "-r", "images@master:/d", "images@master:/e")
+    scene.pfs("get", "images@dev", "all")
+    (scene.root / "all/d").chmod(0o700)
+    os.utime(scene.root / "all/e", (1, 1))
+    scene.pfs("put", "all", "images@dev:/")
+    done = scene.run("pfs", "merge", "images@dev", "images@master", "--json", code=3)
+    (conflict,) = json.loads(done.stdout)["conflicts"]
+    assert (conflict["path"], conflict["reason"], conflict["mine"]) == ("d", "deleted", None)
+    assert int(str(conflict["theirs"]["mode"]), 8) & 0o777 == 0o700
+    scene.pfs("resolve", "images@master", "--theirs", "d")
+    scene.pfs("merge", "images@dev", "images@master")
+    assert (scene.cat("images@master:/d/x"), scene.ls("images@master")) == ("base", ["a.txt", "d/"])
 
 
 def test_resolve_uncommitted(mounted: Scene) -> None:

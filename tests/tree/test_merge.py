@@ -21,6 +21,7 @@ from pfsmount.tree.directory import directory_entry, find
 from pfsmount.tree.edit import build_directory, edit_paths
 from pfsmount.tree.entry import Entry, file_entry, symlink_entry
 from pfsmount.tree.merge import Reason, Resolution, carry_out, name_beside, plan_merge
+from pfsmount.tree.xattrs import with_xattrs
 
 RELAXED = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -34,6 +35,7 @@ class File:
     mtime: int = 1
     uid: int = 0
     link: bool = False
+    xattr: int = 0
 
 
 @dataclass
@@ -41,6 +43,8 @@ class Dir:
     mode: int = 0o755
     mtime: int = 1
     names: dict[str, Any] = field(default_factory=dict)
+    uid: int = 0
+    xattr: int = 0
 
 
 Tree = File | Dir | None
@@ -53,9 +57,11 @@ def build(batch: Batch, tree: File | Dir) -> Entry:
         if tree.link:
             return symlink_entry(b"to%d" % tree.content, uid=tree.uid, mtime_ns=tree.mtime)
         id = hash_bytes(b"%d" % tree.content)
-        return file_entry(id, tree.content, mode=tree.mode, uid=tree.uid, mtime_ns=tree.mtime)
+        entry = file_entry(id, tree.content, mode=tree.mode, uid=tree.uid, mtime_ns=tree.mtime)
+        return with_xattrs(batch, entry, {b"user.n": b"%d" % tree.xattr} if tree.xattr else {})
     items = sorted((name.encode(), build(batch, child)) for name, child in tree.names.items())
-    return directory_entry(build_directory(batch, items), mode=tree.mode, mtime_ns=tree.mtime)
+    entry = directory_entry(build_directory(batch, items), mode=tree.mode, uid=tree.uid, mtime_ns=tree.mtime)
+    return with_xattrs(batch, entry, {b"user.n": b"%d" % tree.xattr} if tree.xattr else {})
 
 
 def untimed(tree: Tree) -> Tree:
@@ -83,12 +89,12 @@ def model(base: Tree, mine: Tree, theirs: Tree, path: str, found: Found) -> Tree
         return theirs
     if mine is None or theirs is None:
         there = mine or theirs
-        if isinstance(base, Dir) and isinstance(there, Dir):
+        if isinstance(base, Dir) and isinstance(there, Dir) and attributes(base) == attributes(there):
             return gone(base, there, path, found)
         if untimed(base) != untimed(there):
             found[path] = Reason.DELETED
         return None
-    newer: Any = max(mine, theirs, key=lambda one: (one.mtime, one.mode, getattr(one, "uid", 0)))
+    newer: Any = max(mine, theirs, key=lambda one: (one.mtime, one.mode, one.uid))
     mtime = max(mine.mtime, theirs.mtime)
     if base is not None and base.mtime in (mine.mtime, theirs.mtime):
         mtime = theirs.mtime if mine.mtime == base.mtime else mine.mtime
@@ -96,10 +102,10 @@ def model(base: Tree, mine: Tree, theirs: Tree, path: str, found: Found) -> Tree
         before = base if isinstance(base, Dir) else None
         if before is None:
             mtime = newer.mtime
-        mode = pick(None if before is None else before.mode, mine.mode, theirs.mode, newer.mode)
-        if mode is None:
+        mode, uid, xattr = merged = merged_attributes(before, mine, theirs, newer)
+        if None in merged:
             found[path] = Reason.ATTRIBUTES
-        result = Dir(mode, mtime)
+        result = Dir(mode, mtime, uid=uid, xattr=xattr)
         for name in {*mine.names, *theirs.names}:
             old = None if before is None else before.names.get(name)
             child = model(old, mine.names.get(name), theirs.names.get(name), f"{path}/{name}", found)
@@ -122,24 +128,37 @@ def model_file(base: Tree, mine: File, theirs: File, newer: File, mtime: int, pa
         if mine.content != theirs.content or executable:
             found[path] = Reason.ADDED if base is None else Reason.CONTENT
             return mine
-        return File(mine.content, newer.mode, newer.mtime, newer.uid, mine.link)
+        if mine.xattr != theirs.xattr:
+            found[path] = Reason.ATTRIBUTES
+        return File(mine.content, newer.mode, newer.mtime, newer.uid, mine.link, mine.xattr)
     content = pick(base.content, mine.content, theirs.content, None)
     if content is None:
         found[path] = Reason.CONTENT
         return mine
-    mode = pick(base.mode, mine.mode, theirs.mode, None)
-    uid = pick(base.uid, mine.uid, theirs.uid, None)
-    if mode is None or uid is None:
+    mode, uid, xattr = merged = merged_attributes(base, mine, theirs, None)
+    if None in merged:
         found[path] = Reason.ATTRIBUTES
         return mine
-    return File(content, mode, mtime, uid, mine.link)
+    return File(content, mode, mtime, uid, mine.link, xattr)
+
+
+def attributes(one: Any) -> tuple[int, int, int]:
+    return one.mode, one.uid, one.xattr
+
+
+def merged_attributes(base: Any, mine: Any, theirs: Any, newer: Any) -> tuple[Any, Any, Any]:
+    """None for what is in conflict. Without a base the newer side's count, but of attributes of the user neither does."""
+    before = (None,) * 3 if base is None else attributes(base)
+    last = (None,) * 3 if newer is None else (newer.mode, newer.uid, None)
+    mode, uid, xattr = map(pick, before, attributes(mine), attributes(theirs), last)
+    return mode, uid, xattr
 
 
 def gone(base: Dir, there: Dir, path: str, found: Found) -> Tree:
     """A directory that one side deleted."""
     for name, child in there.names.items():
         old, at = base.names.get(name), f"{path}/{name}"
-        if isinstance(old, Dir) and isinstance(child, Dir):
+        if isinstance(old, Dir) and isinstance(child, Dir) and attributes(old) == attributes(child):
             if old != child:
                 gone(old, child, at, found)
         elif untimed(old) != untimed(child):
@@ -176,8 +195,10 @@ def apply(tree: Dir, edits: Edits) -> Dir:
                 there.mode = (0o600, 0o644, 0o755)[n]
         elif there is not None and op == "touch":
             there.mtime = 1 + n
-        elif isinstance(there, File) and op == "chown":
+        elif there is not None and op == "chown":
             there.uid = n
+        elif there is not None and op == "xattr" and not getattr(there, "link", False):
+            there.xattr = n
         at.mtime += n % 2
     return tree
 
@@ -189,7 +210,7 @@ Edits = list[tuple[str, str, int]]
 def histories(draw: st.DrawFn) -> tuple[Edits, Edits, Edits]:
     """Edits before the sides part, and of both: of a few paths, so that they meet."""
     paths = st.sampled_from(draw(st.lists(st.sampled_from(PATHS), min_size=1, max_size=3, unique=True)))
-    ops = st.sampled_from(["file", "delete", "mkdir", "chmod", "touch", "chown", "link"])
+    ops = st.sampled_from(["file", "delete", "mkdir", "chmod", "touch", "chown", "xattr", "link"])
     edits = st.lists(st.tuples(ops, paths, st.integers(0, 2)), min_size=1, max_size=4)
     return draw(edits), draw(edits), draw(edits)
 
@@ -255,6 +276,23 @@ def settle(batch: Batch, b: Entry, m: Entry, t: Entry) -> None:
             other = Resolution.THEIRS if how is Resolution.MINE else Resolution.MINE
             swapped = plan_merge(batch, b, t, m, decide=lambda conflict, other=other: other)  # type: ignore[misc]
             assert carry_out(batch, swapped) == root
+
+
+@pytest.mark.parametrize("change", ["mode", "uid", "xattr"])
+@pytest.mark.parametrize("below", [False, True])
+def test_deleted_directories_whose_attributes_changed(objects: ObjectStore, change: str, below: bool) -> None:
+    """Mode, owner and xattrs of a directory are an edit, against a deletion of it or of what is above; its time is none."""
+    base = Dir(names={"d": Dir(names={"e": Dir(names={"x": File(1)}), "y": File(2)})})
+    edited, touched = copy.deepcopy(base), copy.deepcopy(base)
+    for tree, name, value in ((edited, change, 0o700), (touched, "mtime", 77)):
+        setattr(tree.names["d"].names["e"] if below else tree.names["d"], name, value)
+    with objects.batch() as batch:
+        b, gone = build(batch, base), build(batch, Dir())
+        assert carry_out(batch, plan_merge(batch, b, gone, build(batch, touched))) == gone
+        for sides in ((gone, build(batch, edited)), (build(batch, edited), gone)):
+            (conflict,) = plan_merge(batch, b, *sides).conflicts
+            assert (text(conflict.path), conflict.reason) == ("/d/e" if below else "/d", Reason.DELETED)
+            assert (conflict.mine is None, conflict.theirs is None) == (sides[0] == gone, sides[1] == gone)
 
 
 def test_without_a_common_version(objects: ObjectStore) -> None:
