@@ -86,6 +86,14 @@ class Target:
 def check_repo_name(name: str) -> str:
     """Return a valid repo name. Raises InvalidInput."""
     if not _REPO.match(name) or name in (".", ".."):
+        repo, step = re.match(r"([^~^+]*)(.*)\Z", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        if step and _REPO.match(repo):
+            raise InvalidInput(
+                f"'{display(name)}' names no branch to count from"
+                if step[0] != "+"
+                else f"'{display(name)}' names no branch",
+                hint=f"write it as {repo}@{DEFAULT_BRANCH}{display(step)}",
+            )
         raise InvalidInput(
             f"'{display(name)}' cannot be the name of a repo",
             hint="letters, digits, '_', '-' and (not first) '.', at most 100 characters",
@@ -98,8 +106,11 @@ def check_ref_name(name: str, kind: str = "branch") -> str:
     hint = None
     if not name or len(os.fsencode(name)) > NAME_MAX // 2 or name in (".", ".."):
         hint = f"1 to {NAME_MAX // 2} bytes"
-    elif re.search(r"[/@:^~+]", name) or not name.isprintable() or name != name.strip():
-        hint = "none of / @ : ^ ~ + and nothing unprintable"
+    elif re.search(r"[/@:^~+]", name):
+        other = re.sub(r"[/@:^~+]+", "-", name).strip("-")
+        hint = "none of / @ : ^ ~ +" + (f"; '{display(other)}' would do" if _is_ref_name(other) else "")
+    elif not name.isprintable() or name != name.strip():
+        hint = "nothing unprintable, and no space around it"
     elif name.startswith("-"):
         hint = "it would look like an option"
     elif re.search(r"\.[0-9]+\Z", name):
@@ -109,6 +120,14 @@ def check_ref_name(name: str, kind: str = "branch") -> str:
     if hint:
         raise InvalidInput(f"'{display(name)}' cannot be the name of a {kind}", hint=hint)
     return name
+
+
+def _is_ref_name(name: str) -> bool:
+    try:
+        check_ref_name(name)
+    except InvalidInput:
+        return False
+    return True
 
 
 def is_commit_prefix(text: str) -> bool:
@@ -155,8 +174,10 @@ def parse_target(text: str) -> Target:
         repo, revision = parse_mount_name(head)
     except InvalidInput as error:
         if "/" in head and not colon:
-            raise InvalidInput(
-                f"'{display(text)}' is not a place in a repo", hint="write it as repo@branch:/path"
-            ) from None
+            before, _, after = head.partition("/")
+            hint = "write it as repo@branch:/path"
+            if before.count("@") == 1 and after and not before.startswith("@"):
+                hint = f"write a path as {display(before)}:/{display(after)}; names of branches have no '/'"
+            raise InvalidInput(f"'{display(text)}' is not a place in a repo", hint=hint) from None
         raise error
     return Target(repo, revision, parse_path(path) if colon else None)

@@ -35,7 +35,7 @@ def print_conflicts(conflicts: Sequence[PathConflict]) -> None:
         if conflict.resolution is not None:
             what = _SETTLED[conflict.resolution.value]
         slash = "/" if any(side is not None and side.kind == "dir" for side in (conflict.mine, conflict.theirs)) else ""
-        output.say(f"C  {display(path_bytes(conflict.path)[1:])}{slash}  ({what})")
+        output.say(f"C  {display(path_bytes(conflict.path))}{slash}  ({what})")
         if conflict.resolution is None:
             gone = "not there" if conflict.base is None else "deleted"
             output.say(f"     mine    {_side_text(conflict.mine, conflict.mine_last, gone)}")
@@ -45,7 +45,9 @@ def print_conflicts(conflicts: Sequence[PathConflict]) -> None:
 def _side_text(side: ConflictSide | None, last: LastChange | None, gone: str) -> str:
     parts = [gone]
     if side is not None:
-        parts = [output.human_size(side.size) if side.kind == "file" else side.kind, f"mode {side.mode:o}"]
+        parts = [output.human_size(side.size) if side.kind == "file" else side.kind]
+        if side.kind != "symlink":  # which has no mode of its own
+            parts.append(f"mode {side.mode:04o}")
         parts.append("uncommitted" if side.id is None else side.id.hex()[:12])
     if last is not None:
         when = output.relative_time(last.time_ns)
@@ -77,6 +79,6 @@ def print_pending(look: PendingLook, target: str) -> None:
     output.say(f"merge of {display(look.source)} ({look.theirs.hex()[:12]}) waits, {count}, since {since}:")
     print_conflicts(look.conflicts)
     for path in look.dropped:
-        output.say(f"-  {display(path_bytes(path)[1:])}  (decided, but a branch moved: it will be dropped)")
+        output.say(f"-  {display(path_bytes(path))}  (decided, but a branch moved: it will be dropped)")
     if not look.open:
         output.say(f"all settled: finish it with 'pfs merge {display(look.source)} {target}'")

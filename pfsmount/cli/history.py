@@ -10,7 +10,7 @@ import typer
 
 from pfsmount.cli import output
 from pfsmount.cli.files import Place, entry_at
-from pfsmount.cli.log import commit_json, commit_lines, how_made
+from pfsmount.cli.log import commit_json, commit_lines, how_made, ranges_explained
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.ids import display, path_bytes
@@ -34,6 +34,11 @@ def diff(
 
     Two places: from the first to the second. One branch: its uncommitted changes. One commit: against its parent.
     """
+    with ranges_explained(old, "pfs diff {old} {new}"):
+        _diff(old, new, json)
+
+
+def _diff(old: str, new: str | None, json: bool) -> None:
     from pfsmount.tree.diff import diff as diff_trees
 
     first = parse_target(old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 from pfsmount.cli import output
 from pfsmount.cli.repos import JsonFlag
 from pfsmount.cli.times import parse_time
-from pfsmount.errors import InvalidInput
+from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.ids import RepoPath, display, parse_path, path_bytes
 from pfsmount.revision import Target, parse_target
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pfsmount.repo.commit import Commit
     from pfsmount.repo.history import Pathspec, Wanted
     from pfsmount.repo.store import Store
+
+
+_INSTEAD_OF_RANGE = "'pfs diff {old} {new}', or the newest commits: 'pfs log -n 10 {new}'"
 
 
 def log(
@@ -45,7 +48,8 @@ def log(
     """
     from pfsmount.repo.history import Wanted, search_history
 
-    parsed = parse_target(target)
+    with ranges_explained(target, _INSTEAD_OF_RANGE):
+        parsed = parse_target(target)
     wanted = Wanted(
         [spec for text in paths or [""] for spec in _pathspecs(parsed.path or (), text)],
         None if since is None else parse_time(since),
@@ -54,7 +58,8 @@ def log(
         _pattern(grep),
     )
     with output.open_store() as store:
-        resolved = store.resolve(parsed.repo, parsed.revision)
+        with ranges_explained(target, _INSTEAD_OF_RANGE):
+            resolved = store.resolve(parsed.repo, parsed.revision)
         commits = islice(search_history(store, resolved.commit, wanted), count)
         if json:
             output.print_json_list(commit_json(commit) for commit in commits)
@@ -88,6 +93,32 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return None if text is None else re.compile(text)
     except re.error as error:
         raise InvalidInput(f"'{display(text or '')}' is not a regular expression: {error}") from None
+
+
+@contextmanager
+def ranges_explained(text: str, instead: str) -> Iterator[None]:
+    """What is not found, or not understood, may be git's `a..b`: say so, with the versions put into `instead`: `{old}`, `{new}`."""
+    try:
+        yield
+    except (InvalidInput, NotFound):
+        _refuse_range(text, instead)
+        raise
+
+
+def _refuse_range(text: str, instead: str) -> None:
+    head, _, path = text.partition(":")
+    old, dots, new = head.partition("..")
+    if not dots or not old.strip("."):
+        return
+    repo, at, _ = old.partition("@")
+    new = new.lstrip(".")
+    if not new:
+        new = repo
+    elif at and "@" not in new:
+        new = f"{repo}@{new}"
+    below = f":{path}" if path else ""
+    hint = instead.format(old=display(old + below), new=display(new + below))
+    raise InvalidInput(f"'{display(text)}' is a range; versions are named one by one", hint=hint)
 
 
 def _place(target: Target) -> str:

@@ -55,15 +55,36 @@ def merge(
         )
     if mine and theirs:
         raise InvalidInput("--mine and --theirs exclude each other")
-    source, target = (parse_target(text) for text in targets)
+    source, target = _of_one_repo(*targets)
     if source.path is not None or target.path is not None:
         raise InvalidInput("whole versions are merged; give no path", hint="'pfs cp' copies a directory over another")
     if source.repo != target.repo:
+        if not any("@" in text for text in targets):
+            raise InvalidInput(
+                f"which repo are '{display(targets[0])}' and '{display(targets[1])}' of?",
+                hint="pfs merge REPO@{} REPO@{}".format(*(display(text) for text in targets)),
+            )
         raise InvalidInput(
             f"a version of '{source.repo}' cannot be merged into a branch of '{target.repo}'",
             hint="'pfs cp' brings files over without copying data",
         )
     _merge(source, target, message, _side(mine, theirs), fast_forward=not no_ff, json=json)
+
+
+def _of_one_repo(source: str, target: str) -> tuple[Target, Target]:
+    """Source and target of a merge; where one of them is only the name of a branch, it is of the other's repo. Raises InvalidInput."""
+    if ("@" in source) != ("@" in target):
+        named, bare = (source, target) if "@" in source else (target, source)
+        repo = parse_target(named).repo
+        if bare.partition(":")[0] != repo and not _is_repo(bare):
+            bare = f"{repo}@{bare}"
+        source, target = (named, bare) if "@" in source else (bare, named)
+    return parse_target(source), parse_target(target)
+
+
+def _is_repo(name: str) -> bool:
+    with output.open_store() as store:
+        return any(repo.name == name for repo in store.repos())
 
 
 def _side(mine: bool, theirs: bool) -> Resolution | None:

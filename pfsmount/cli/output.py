@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pfsmount.cli import interruption
-from pfsmount.errors import Conflict, InvalidInput, NotAStore, PfsError
+from pfsmount.errors import Conflict, InvalidInput, NotAStore, NotPermitted, PfsError
 from pfsmount.ids import display
 
 if TYPE_CHECKING:
@@ -323,6 +323,14 @@ class Progress:
         return True
 
 
-def confirm(question: str) -> bool:
-    """Ask on a terminal; no elsewhere."""
-    return sys.stdin.isatty() and typer.confirm(question)
+def require_yes(question: str, kept: str, *, yes: bool) -> None:
+    """The one rule for what cannot be taken back: `--yes`, or a yes on a terminal. `kept` says what is still there without it.
+
+    Raises NotPermitted.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise NotPermitted(kept, hint="--yes does it without asking")
+    if not typer.confirm(question, err=True):
+        raise NotPermitted(kept)

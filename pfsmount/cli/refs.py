@@ -9,9 +9,9 @@ import typer
 
 from pfsmount.cli import output
 from pfsmount.cli.repos import JsonFlag, describe_ref
-from pfsmount.errors import InvalidInput, NotFound, NotPermitted, PfsError
+from pfsmount.errors import InvalidInput, NotFound, PfsError
 from pfsmount.ids import display
-from pfsmount.revision import parse_target
+from pfsmount.revision import check_ref_name, check_repo_name, parse_target
 
 if TYPE_CHECKING:
     from pfsmount.ids import ObjectId
@@ -58,6 +58,10 @@ def branch(
 
 def ref_name(target: str, kind: str) -> tuple[str, str | None]:
     """Parse REPO[@NAME]. Raises InvalidInput."""
+    wanted, at, named = target.partition("@")
+    if at and "/" in named and ":" not in named:  # as in git: feature/x
+        check_repo_name(wanted)
+        check_ref_name(named, kind.lower())
     parsed = parse_target(target)
     name = parsed.revision.base
     if parsed.path is not None or (name is not None and not parsed.revision.is_plain):
@@ -130,7 +134,7 @@ def tag(
     target: Annotated[str, typer.Argument(help="REPO lists its tags; REPO@NAME makes a tag.", metavar="REPO[@NAME]")],
     revision: Annotated[str | None, typer.Argument(help="What is tagged; default: the default branch.")] = None,
     delete: Annotated[bool, typer.Option("--delete", "-d", help="Delete the tag; its commit stays readable.")] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Delete without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Delete without asking.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """List, make or delete tags: names of commits that never move."""
@@ -148,7 +152,7 @@ def tag(
             else:
                 output.table([(f"  {ref['name']}", *_ref_cells(ref)) for ref in found])
         elif delete:
-            _delete_tag(store, repo, name, force)
+            _delete_tag(store, repo, name, yes)
         else:
             commit = resolve_start(store, repo, revision, "tag").commit
             if commit is None:
@@ -157,13 +161,14 @@ def tag(
             output.say(f"made tag {repo}@{name} at {commit.id.hex()[:12]}")
 
 
-def _delete_tag(store: Store, repo: str, name: str, force: bool) -> None:
+def _delete_tag(store: Store, repo: str, name: str, yes: bool) -> None:
     from pfsmount.repo.pointers import delete_tag
     from pfsmount.repo.refs import RefKind
 
     exists = store.ref(repo, RefKind.TAG, name) is not None
-    if exists and not force and not output.confirm(f"delete tag {repo}@{name}? It was meant to stay"):
-        raise NotPermitted(f"tag {repo}@{name} was not deleted", hint="--force does it without asking")
+    if exists:
+        question = f"delete tag {repo}@{name}? It was meant to stay"
+        output.require_yes(question, f"tag {repo}@{name} was not deleted", yes=yes)
     ref = delete_tag(store, repo, name)
     assert ref.commit is not None
     output.say(f"deleted tag {repo}@{name}; its commit {ref.commit.hex()[:12]} stays readable by id")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfsmount.cli import output
-from pfsmount.errors import NotPermitted
 from pfsmount.revision import check_repo_name
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ repo_app = typer.Typer(
     help="Make, list and delete repos.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def init(
@@ -121,6 +121,7 @@ def default(
 @repo_app.command("delete")
 def delete(
     name: Annotated[str, typer.Argument(help="The repo.")],
+    yes: YesFlag = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask; delete uncommitted work too.")] = False,
 ) -> None:
     """Delete a repo with all its branches. What other repos share with it stays."""
@@ -129,9 +130,10 @@ def delete(
     check_repo_name(name)
     with output.open_store() as store:
         repo = describe(store, store.repo(name))
-        question = f"delete repo {name} ({output.plural(repo['files'], 'file')} at its default branch)?"
-        if not force and not output.confirm(question):
-            raise NotPermitted(f"repo {name} was not deleted", hint="--force does it without asking")
+        content = f"{output.plural(repo['files'], 'file')} at its default branch"
+        question = f"delete repo {name} ({content})?"
+        kept = f"repo {name} ({content}) was not deleted"
+        output.require_yes(question, kept, yes=yes or force)
         delete_repo(store, name, force=force)
     output.say(f"deleted repo {name}")
 

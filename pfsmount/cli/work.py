@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
 
 _LETTERS = {"new": "A", "modified": "M", "deleted": "D", "attributes": "m", "replaced": "T"}
-BranchArgument = Annotated[str, typer.Argument(help="REPO[@BRANCH][:/PATH]")]
+_NAMED_MAX = 5
 
 
 def status(
@@ -148,6 +148,7 @@ def commit(
             message = _edited_message(store, target.repo, branch)
         with open_worktree(store, target.repo, branch) as worktree:
             result = worktree.commit(message, paths)
+        waits = _note_of_merge(store, target.repo, branch)
     for path in result.unversioned:
         output.note(f"pfs: {display(path_bytes(path))} is a FIFO or socket: not versioned, kept in the mount")
     if json:
@@ -159,6 +160,29 @@ def commit(
         tree = result.commit.tree
         size = f"{output.plural(tree.files, 'file')}, {output.human_size(tree.size)}"
         output.say(f"committed; {target.repo}@{branch} is now {result.commit.id.hex()[:12]} ({size})")
+    for line in waits:
+        output.note(line)
+
+
+def _note_of_merge(store: Store, repo: str, branch: str) -> list[str]:
+    """That a merge waits on the branch, which no commit finishes, and how to go on."""
+    directory = store.path / "worktrees" / f"{store.repo(repo).id:016x}"
+    if not any(directory.glob("*/merge")):  # the common case, without loading what reads merges
+        return []
+    from pfsmount.repo.merge import look
+
+    pending, place = look(store, repo, branch), f"{repo}@{branch}"
+    if pending is None:
+        return []
+    merge = f"'pfs merge {display(pending.source)} {place}'"
+    hint = f"{merge} finishes it"
+    if pending.open:
+        hint = f"'pfs resolve {place} --mine|--theirs|--both PATH…', then {merge}"
+    return [
+        f"pfs: the merge of {display(pending.source)} into {place} still waits, "
+        f"{pending.open:,} of {output.plural(len(pending.conflicts), 'conflict')} open; a commit does not finish it",
+        f"  hint: {hint}; 'pfs merge --abort {place}' drops it",
+    ]
 
 
 def _edited_message(store: Store, repo: str, branch: str) -> str:
@@ -198,7 +222,7 @@ def _edit(text: str) -> str:
 
 def discard(
     targets: Annotated[list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to discard only that.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Give up uncommitted changes: all, or those at paths. There is no way back."""
@@ -209,15 +233,22 @@ def discard(
         branch = writable_branch(store, target)
         changes = [change for change in read_status(store, target.repo, branch).changes if _is_at(change.path, paths)]
         what = f"{output.plural(len(changes), 'uncommitted change')} of {target.repo}@{branch}"
-        if changes and not force and not json and sys.stdin.isatty() and not output.confirm(f"give up {what}?"):
-            output.say("kept")
-            return
+        if changes:
+            output.require_yes(
+                f"give up {what}?", f"nothing was given up: {what} would be lost: {_named(changes)}", yes=yes
+            )
         with open_worktree(store, target.repo, branch) as worktree:
             worktree.discard(paths)
     if json:
         output.print_json({"repo": target.repo, "branch": branch, "discarded": len(changes)})
     else:
         output.say(f"gave up {what}" if changes else f"{target.repo}@{branch}: nothing to discard")
+
+
+def _named(changes: list[WorktreeChange]) -> str:
+    """The first of some changes, for one line."""
+    named = [f"{_LETTERS[change.what]} {display(path_bytes(change.path))}" for change in changes[:_NAMED_MAX]]
+    return ", ".join(named) + (", …" if len(changes) > _NAMED_MAX else "")
 
 
 def _is_at(path: RepoPath, paths: list[RepoPath] | None) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.conftest import Run
@@ -14,6 +17,12 @@ from tests.conftest import Run
         (["branch", "--delete", "images@v1"], "pfs tag --delete images@v1"),
         (["reset", "images"], "pfs reset images"),
         (["rm", "-r", "images@master:/"], "images:/PATH"),
+        (["branch", "images@feature/x"], "'feature-x' would do"),
+        (["ls", "images~1"], "images@master~1"),
+        (["ls", "images@master/a"], "images@master:/a"),
+        (["diff", "images@a..b"], "pfs diff images@a images@b"),
+        (["log", "images@v1..images@master"], "pfs diff images@v1 images@master"),
+        (["merge", "dev", "master"], "pfs merge REPO@dev REPO@master"),
         (["put", "--delete", "--exclude", "*.png", ".", "images@master:/"], "--exclude alone"),
     ],
     ids=" ".join,
@@ -26,3 +35,41 @@ def test_the_way_out_is_named(pfs: Run, args: list[str], hint: str) -> None:
     assert hint in said.stderr
     assert "Traceback" not in said.stderr
     assert pfs("rm", "-f", "images@master:/no").stdout.startswith("nothing changed: images@master has nothing there")
+
+
+def test_a_branch_without_its_repo_is_of_the_repo_that_is_named(pfs: Run) -> None:
+    for command in (
+        ["repo", "create", "images"],
+        ["put", "-", "images@master:/a"],
+        ["branch", "images@dev"],
+        ["put", "-", "images@dev:/b"],
+        ["merge", "images@dev", "master"],
+        ["put", "-", "images@dev:/c"],
+        ["merge", "dev", "images@master"],
+        ["branch", "images@a..b"],
+        ["log", "images@a..b"],
+    ):
+        done = pfs(*command)
+        assert done.returncode == 0, (command, done.stderr)
+    assert pfs("ls", "images").stdout.split() == ["a", "b", "c"]
+
+
+def test_conflicts_are_shown_as_paths_are_everywhere(pfs: Run, tmp_path: Path) -> None:
+    (tmp_path / "link").mkdir()
+    os.symlink("one", tmp_path / "link" / "link")
+    for command in (
+        ["repo", "create", "images"],
+        ["put", str(tmp_path), "images@master:/", "--exclude", "*"],
+        ["branch", "images@dev"],
+        ["put", str(tmp_path / "link"), "images@dev:/"],
+        ["put", "-", "images@master:/link"],
+    ):
+        done = pfs(*command)
+        assert done.returncode == 0, (command, done.stderr)
+    said = pfs("merge", "images@dev", "images")
+    assert said.returncode == 3
+    (first, mine, theirs) = said.stdout.splitlines()
+    assert first.startswith("C  /link  ("), said.stdout
+    assert "mode 0644" in mine
+    assert theirs.split()[:2] == ["theirs", "symlink,"]
+    assert "mode" not in theirs
