@@ -38,7 +38,7 @@ _RECORD = struct.Struct("<4sBBHI")
 _RECORD_MAGIC = b"PfR1"
 RECORD_BYTES = _RECORD.size + 4 + ID_BYTES
 _OFFSET = struct.Struct("<Q")
-_LOCATION = struct.Struct("<IIHHI")
+LOCATION = struct.Struct("<IIHHI")
 _TOC = struct.Struct("<IIQQ")
 _TOC_ENTRY = struct.Struct("<32sI")
 _SEAL = struct.Struct("<8sQQ32s8s")
@@ -106,11 +106,11 @@ class Location(NamedTuple):
 
     def encode(self) -> bytes:
         segment, offset, kind, length = self
-        return _LOCATION.pack(segment, offset & 0xFFFFFFFF, offset >> 32, kind, length)
+        return LOCATION.pack(segment, offset & 0xFFFFFFFF, offset >> 32, kind, length)
 
     @classmethod
     def decode(cls, raw: bytes) -> Location:
-        segment, low, high, kind, length = _LOCATION.unpack(raw)
+        segment, low, high, kind, length = LOCATION.unpack(raw)
         return cls(segment, low | high << 32, RecordKind(kind), length)
 
 

@@ -60,7 +60,22 @@ def _directory(store: Store, repo: str, branch: str) -> Path:
 
 def read_pending(store: Store, repo: str, branch: str) -> PendingMerge | None:
     """The merge that waits on a branch, or None. Raises NotFound (repo), Corrupt, OSError."""
-    path = _directory(store, repo, branch) / _FILE
+    try:
+        return _read(_directory(store, repo, branch) / _FILE)
+    except Corrupt as error:
+        raise Corrupt(
+            f"the record of the merge into {repo}@{branch} is damaged: {error.message}; no commit is affected",
+            hint=f"'pfs merge --abort {repo}@{branch}' drops it, then merge again",
+        ) from None
+
+
+def pending_source(directory: Path) -> ObjectId | None:
+    """The commit that a merge names which waits in a worktree's directory, for gc; None when none waits. Raises Corrupt, OSError."""
+    pending = _read(directory / _FILE)
+    return None if pending is None else pending.theirs
+
+
+def _read(path: Path) -> PendingMerge | None:
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -81,10 +96,7 @@ def read_pending(store: Store, repo: str, branch: str) -> PendingMerge | None:
             {parse_path(name_bytes(path)): (Resolution(how), fits) for path, how, fits in decisions},
         )
     except (ValueError, TypeError):
-        raise Corrupt(
-            f"the record of the merge into {repo}@{branch} is damaged: '{path}'; no commit is affected",
-            hint=f"'pfs merge --abort {repo}@{branch}' drops it, then merge again",
-        ) from None
+        raise Corrupt(f"'{path}'") from None
 
 
 def write_pending(store: Store, repo: str, branch: str, pending: PendingMerge) -> None:

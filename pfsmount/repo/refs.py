@@ -198,7 +198,16 @@ def get_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str) -> Wo
     return WorktreeState(generation, None if base == _NONE else ObjectId(base))
 
 
+def worktree_bases(txn: Transaction) -> Iterator[tuple[ObjectId, str]]:
+    """The commits under all worktrees, with where (repo id, branch and name)."""
+    for key, raw in txn.scan(Table.WORKTREES):
+        _, base = _WORKTREE.unpack(raw)
+        if base != _NONE:
+            yield ObjectId(base), f"{key[:8].hex()}/{os.fsdecode(key[8:])}"
+
+
 def put_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str, state: WorktreeState) -> None:
     """Set the row of a worktree."""
+    txn.increment(b"roots")
     value = _WORKTREE.pack(state.generation, state.base or _NONE)
     txn.put(Table.WORKTREES, worktree_key(repo, branch, name), value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import ObjectId
@@ -22,15 +23,27 @@ from pfsmount.tree.entry import FIXED, Entry, decode_leaf, encode_leaf
 _TIME_BYTES = 8
 
 
+class ResultRow(NamedTuple):
+    """A row of the table."""
+
+    key: ObjectId
+    entry: Entry
+    used_s: int
+    """When it was last used, in seconds of Unix time."""
+
+    @classmethod
+    def decode(cls, key: ObjectId, raw: bytes) -> ResultRow:
+        """Raises Corrupt."""
+        name, entry = decode_leaf(raw[: FIXED.size], raw[FIXED.size : -_TIME_BYTES])
+        if name != key.hex().encode("ascii"):
+            raise Corrupt(f"the result of datum {key.hex()[:12]} has the name of another")
+        return cls(key, entry, int.from_bytes(raw[-_TIME_BYTES:], "big"))
+
+
 def find_result(store: Store, key: ObjectId) -> Entry | None:
     """The directory that a datum with this key left behind, or None. Raises Corrupt."""
     raw = store.objects.index.get(Table.RESULTS, key)
-    if raw is None:
-        return None
-    name, entry = decode_leaf(raw[: FIXED.size], raw[FIXED.size : -_TIME_BYTES])
-    if name != key.hex().encode("ascii"):
-        raise Corrupt(f"the result of datum {key.hex()[:12]} has the name of another")
-    return entry
+    return None if raw is None else ResultRow.decode(key, raw).entry
 
 
 def save_results(store: Store, batch: Batch, results: Mapping[ObjectId, Entry]) -> None:

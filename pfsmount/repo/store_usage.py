@@ -1,7 +1,7 @@
 """What a whole store holds: for each repo, by kind of object, and what repos share.
 
 Two passes over what the repos' commits need (`repo.usage`): the first counts each object once a repo and notes what a second repo meets
-again; the second counts what only one repo needs, and does not enter what is shared. Memory: three sets of `usage.Marks`.
+again; the second counts what only one repo needs, and does not enter what is shared. Memory: three sets of `objects.marks.Marks`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from itertools import islice
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Table
+from pfsmount.objects.marks import Marks
 from pfsmount.objects.segment import Location, RecordKind, SegmentKind
 from pfsmount.repo.commit import Commit, decode_commit
 from pfsmount.repo.refs import RefKind, RepoInfo, scan_refs
 from pfsmount.repo.store import Store
-from pfsmount.repo.usage import Marks, Progress, Reach
+from pfsmount.repo.usage import Progress, Reach
 
 _COMMITS_AT_ONCE = 1000
 

@@ -1,8 +1,6 @@
 """How much the store holds for trees: each stored object counted once.
 
-What was counted is remembered by its place in the segments, one bit for 4 KiB of data and one for 48 bytes of metadata or tiny files (no
-two records begin within 48 bytes). So a pass over any number of files needs 32 MiB of memory for each TiB of data that it meets, and 2.7 MiB
-for each GiB of metadata, and no set of ids. A directory or node that was counted is not entered again: the cost is one look-up for each
+What was counted is remembered by its place in the segments (`objects.marks`), not by ids. A directory or node that was counted is not entered again: the cost is one look-up for each
 *different* file, whatever the number of versions.
 
 Stored bytes are those of the segments: data rounded up to 4 KiB, other records with their header, padded to 8.
@@ -13,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pfsmount.errors import Corrupt, NotFound
+from pfsmount.errors import NotFound
 from pfsmount.ids import ObjectId, RepoPath
 from pfsmount.objects.index import Table
-from pfsmount.objects.segment import BLOCK, Location, RecordKind, SegmentKind, SegmentRow, align
+from pfsmount.objects.marks import Marks
+from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import ObjectStore, Reader
 from pfsmount.repo.commit import decode_commit, parse_root
 from pfsmount.tree.directory import EMPTY_DIRECTORY, entries
@@ -25,59 +24,11 @@ from pfsmount.tree.manifest import Manifest
 from pfsmount.tree.manifest import pieces as pieces_of
 from pfsmount.tree.node import Node
 
-RECORD_BYTES = 48
-"""What a record has beside its payload; see `objects.segment`."""
 _XATTRS_BY_ID = 2
 _ID_BYTES = 32
 
 Progress = Callable[[int], None]
 """Called with the number of objects counted so far."""
-
-
-class Marks:
-    """A set of places in segments."""
-
-    def __init__(self, objects: ObjectStore) -> None:
-        self._objects = objects
-        self._bits: dict[int, bytearray] = {}
-        self._units: dict[int, int] = {}
-
-    def add(self, place: Location) -> bool:
-        """Put in; False when it was there. Raises Corrupt."""
-        bits, byte, bit = self._find(place)
-        if byte >= len(bits):
-            bits.extend(bytes(max(byte + 1 - len(bits), len(bits), 512)))
-        if bits[byte] & bit:
-            return False
-        bits[byte] |= bit
-        return True
-
-    def __contains__(self, place: Location) -> bool:
-        bits, byte, bit = self._find(place)
-        return byte < len(bits) and bool(bits[byte] & bit)
-
-    def stored_size(self, place: Location) -> int:
-        """Bytes of its segment that an object takes. Raises Corrupt."""
-        if self._unit(place.segment) == BLOCK:
-            return align(place.length, BLOCK)
-        return RECORD_BYTES + align(place.length, 8)
-
-    def _unit(self, segment: int) -> int:
-        unit = self._units.get(segment)
-        if unit is None:
-            raw = self._objects.index.get(Table.SEGMENTS, segment.to_bytes(4, "big"))
-            if raw is None:
-                raise Corrupt(f"the index names segment {segment:08x}, which it does not know")
-            unit = BLOCK if SegmentRow.decode(raw).kind is SegmentKind.DATA else RECORD_BYTES
-            self._units[segment] = unit
-        return unit
-
-    def _find(self, place: Location) -> tuple[bytearray, int, int]:
-        bits = self._bits.get(place.segment)
-        if bits is None:
-            bits = self._bits[place.segment] = bytearray()
-        slot = place.offset // self._unit(place.segment)
-        return bits, slot >> 3, 1 << (slot & 7)
 
 
 class Reach:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from pfsmount.ids import ObjectId, parse_path
-from pfsmount.objects.segment import RecordKind, SegmentKind
+from pfsmount.objects.segment import RECORD_BYTES, RecordKind, SegmentKind
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
 from pfsmount.repo.store_usage import measure_store
-from pfsmount.repo.usage import RECORD_BYTES, TreeMeter, directories
+from pfsmount.repo.usage import TreeMeter, directories
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, file_entry, symlink_entry

@@ -1,0 +1,142 @@
+"""What running processes keep from gc: files in `run/holds/`, each locked by the process that wrote it for as long as it counts.
+
+| line | what is kept |
+|---|---|
+| `segment <number> <start>` | all that lies in this segment from this byte on: objects that a batch has published before its commit |
+| `commit <64 hex>` | a commit with its history: somebody reads it, whatever becomes of its branch |
+
+The lock, not the file, says that it counts, so a kill leaves nothing that keeps anything; gc deletes such files.
+
+Why gc misses none (the order of each step is what matters):
+
+* **segment**: the line is written before the transaction that publishes. gc takes the published ends first and reads the lines afterwards. If the ends include
+  the batch's objects, its line was there before. Where the line has gone again, the batch has ended: either it was given up, or its
+  last transaction has come, which gc notices by the counter `roots` before it drops anything.
+* **commit**: the line is written and the commit is looked for in the index, both under a shared lock on `run/holds/lock`; gc holds it exclusively while it reads the
+  lines and drops commits. So either gc sees the line, or the commit is seen to be gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pfsmount.ids import ObjectId
+from pfsmount.objects.layout import disk_errors
+
+_DIRECTORY = "holds"
+_LOCK = "lock"
+
+
+@dataclass(slots=True)
+class Held:
+    """What all running processes hold."""
+
+    commits: set[ObjectId] = field(default_factory=set)
+    segments: dict[int, int] = field(default_factory=dict)
+    """Segment number → from which byte on."""
+
+
+class Hold:
+    """A file of this process. It counts until `close`, or the end of the process."""
+
+    def __init__(self, store: Path) -> None:
+        """Raises NoSpace, PermissionDenied."""
+        directory = _directory(store)
+        with disk_errors("registering what is in use"):
+            while True:
+                self._path = directory / secrets.token_hex(8)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                if os.fstat(self._fd).st_nlink:
+                    break
+                os.close(self._fd)  # a gc came between the two and took it for a dead one's
+        self._written = 0
+
+    def add_segment(self, number: int, start: int) -> None:
+        """Hold what lies in a segment from a byte on. Raises NoSpace."""
+        self._add(f"segment {number} {start}\n")
+
+    def add_commit(self, id: ObjectId) -> None:
+        """Hold a commit; to be called within `commits_stay`. Raises NoSpace."""
+        self._add(f"commit {id.hex()}\n")
+
+    def _add(self, line: str) -> None:
+        # One pwrite at a known place: what a full disk has torn is written again, and readers skip half a line.
+        data = line.encode("ascii")
+        with disk_errors("registering what is in use"):
+            count = os.pwrite(self._fd, data, self._written)
+            while count < len(data):
+                count += os.pwrite(self._fd, data[count:], self._written + count)
+        self._written += len(data)
+
+    def close(self) -> None:
+        """Hold nothing any more. Any number of times."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _directory(store: Path) -> Path:
+    directory = store / "run" / _DIRECTORY
+    with disk_errors("registering what is in use"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+@contextmanager
+def commits_stay(store: Path, *, exclusive: bool = False) -> Iterator[None]:
+    """While this is held no commit is dropped; `exclusive`: for gc, which drops them."""
+    path = _directory(store) / _LOCK
+    with disk_errors("registering what is in use"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def read_holds(store: Path) -> Held:
+    """What is held now; files of dead processes are deleted. Raises PermissionDenied."""
+    held = Held()
+    with disk_errors("reading what is in use"):
+        for path in _directory(store).iterdir():
+            if path.name != _LOCK:
+                _read(path, held)
+    return held
+
+
+def _read(path: Path, held: Held) -> None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            for line in os.pread(fd, os.fstat(fd).st_size, 0).decode("ascii", "replace").split("\n")[:-1]:
+                _take(line.split(" "), held)
+        else:
+            with suppress(FileNotFoundError):
+                path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _take(words: list[str], held: Held) -> None:
+    with suppress(ValueError):
+        match words:
+            case ["segment", number, start]:
+                known = held.segments.get(int(number))
+                held.segments[int(number)] = int(start) if known is None else min(known, int(start))
+            case ["commit", digits] if len(digits) == 64:
+                held.commits.add(ObjectId(bytes.fromhex(digits)))
