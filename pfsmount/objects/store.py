@@ -26,6 +26,7 @@ from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.index import Index, Table, Transaction
+from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
 from pfsmount.objects.segment import (
     NO_SEGMENT,
@@ -283,15 +284,29 @@ class Batch:
                 self._append_piece(id, data)
 
     def _append_piece(self, id: ObjectId, data: Buffer) -> None:
+        ticket = self._append(id, data)
+        if ticket is not None:
+            ticket.wait()
+
+    def lend_piece(self, data: Buffer, id: ObjectId, *, cached: bool = True) -> Ticket | None:
+        """As `add_piece`, but large data is written beside the caller, and must stay as it is until the ticket was waited for.
+
+        Unless `cached`, it is not kept in the page cache.
+        """
+        return self._append(id, data, cached=cached) if len(data) and not self.has(id) else None
+
+    def _append(self, id: ObjectId, data: Buffer, *, cached: bool = True) -> Ticket | None:
+        ticket = None
         try:
             if len(data) <= TINY_MAX:
                 location = self._writer(SegmentKind.TINY).append_record(RecordKind.PIECE, id, data)
             else:
-                location = self._writer(SegmentKind.DATA).append_piece(data)
+                location, ticket = self._writer(SegmentKind.DATA).lend_piece(data, cached=cached)
                 self._contents.append((id, location))
         except OSError as error:
             raise error_for(error, "adding data to the store") from error
         self._added(id, location)
+        return ticket
 
     def add_object(self, kind: RecordKind, payload: bytes) -> ObjectId:
         """Add a node, manifest, commit or xattrs object. Raises NoSpace."""

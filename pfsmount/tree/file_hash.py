@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from queue import SimpleQueue
-from threading import Thread
 from types import TracebackType
 
 from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import Buffer, file_hasher
+from pfsmount.objects.lane import Lane, Ticket
 
 _ZEROS = bytes(MIB)
 _ZEROS_AHEAD = 64
@@ -24,15 +23,12 @@ _ZEROS_AHEAD = 64
 class FileHash:
     """Hashes the parts of one file in order, from the second part on in a thread that lives as long as the `with` block.
 
-    Used by one thread. A part must stay as it is until `wait` has returned for it.
+    Used by one thread. A part must stay as it is until its ticket was waited for.
     """
 
     def __init__(self) -> None:
         self._hasher = file_hasher()
-        self._parts: SimpleQueue[Buffer | None] = SimpleQueue()
-        self._answers: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._given = self._done = 0
-        self._thread: Thread | None = None
+        self._lane = Lane("file hash")
 
     def __enter__(self) -> FileHash:
         return self
@@ -40,57 +36,23 @@ class FileHash:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None:
-            self._parts.put(None)
-            self._thread.join()
+        self._lane.close()
 
-    def _work(self) -> None:
-        while (part := self._parts.get()) is not None:
-            answer = None
-            try:
-                self._hasher.update(part)
-            except BaseException as error:
-                answer = error
-            del part  # a memory map cannot be closed while somebody looks at it
-            self._answers.put(answer)
-
-    def update(self, part: Buffer) -> int:
-        """Let the next part be hashed. Returns its number, for `wait`."""
-        self._parts.put(part)
-        self._given += 1
-        if self._given == 2:
-            self._start()
-        return self._given
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = Thread(target=self._work, name="file hash", daemon=True)
-            self._thread.start()
+    def update(self, part: Buffer) -> Ticket:
+        """Let the next part be hashed."""
+        return self._lane.do(lambda: self._hasher.update(part))
 
     def update_zeros(self, count: int) -> None:
         """Hash a hole of `count` bytes. There is no short way: BLAKE3 mixes the position into every KiB."""
         while count:
             part = min(count, len(_ZEROS))
-            number = self.update(_ZEROS if part == len(_ZEROS) else _ZEROS[:part])
-            self.wait(number - _ZEROS_AHEAD)
+            ticket = self.update(_ZEROS if part == len(_ZEROS) else _ZEROS[:part])
+            self._lane.wait(ticket.number - _ZEROS_AHEAD)
             count -= part
-
-    def wait(self, number: int) -> None:
-        """Wait until a part, and all before it, are hashed. Raises what went wrong with one."""
-        if self._done < number:
-            self._start()
-        while self._done < number:
-            error = self._answers.get()
-            self._done += 1
-            if error is not None:
-                raise error
 
     def id(self) -> ObjectId:
         """The id of all parts."""
-        if self._thread is None:  # one part, or none
-            self._parts.put(None)
-            self._work()
-        self.wait(self._given)
+        self._lane.wait()
         return ObjectId(self._hasher.digest())
 
 
@@ -103,15 +65,15 @@ class Part:
     def __init__(self, capacity: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self.memory = memoryview(mmap.mmap(-1, capacity, flags=flags))
-        self.number = 0
-        """Of the last hash of what is in it."""
+        self.users: list[Ticket] = []
+        """Who reads what is in it: its memory is used again after them."""
 
 
 class Parts:
-    """Memory that is used in turn: none is given out again before the file's hash has read it."""
+    """Memory that is used in turn: none is given out again before those who read it are done."""
 
-    def __init__(self, hash: FileHash, capacity: int, count: int = 3) -> None:
-        self._hash, self._capacity, self._count = hash, capacity, count
+    def __init__(self, capacity: int, count: int = 8) -> None:
+        self._capacity, self._count = capacity, count
         self._parts: deque[Part] = deque()
 
     def take(self) -> Part:
@@ -120,6 +82,7 @@ class Parts:
             part = Part(self._capacity)
         else:
             part = self._parts.popleft()
-            self._hash.wait(part.number)
+            while part.users:
+                part.users.pop().wait()
         self._parts.append(part)
         return part

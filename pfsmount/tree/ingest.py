@@ -90,6 +90,9 @@ def _small_file(fd: int) -> bytes | None:
 _AHEAD = HEAD + WINDOW
 """Bytes behind a piece that are searched with it: an old piece may begin in its last bytes."""
 _HOLE_AT_ONCE = 256 * MIB
+_CACHED_BYTES = 64 * MIB
+"""How much of a large file stays in the page cache; the rest goes straight to the disk. *Measured*, 2 GiB: the copy into the cache takes 0.75 s of
+processor time, and up to 8 s on a virtual machine whose host takes free memory back; without it 0.15 s."""
 
 
 class _Ingest:
@@ -111,7 +114,7 @@ class _Ingest:
         self._batch, self._source, self._hash, self._search = batch, source, hash, search
         self._progress = progress
         self._previous = Previous(batch, previous)
-        self._parts = Parts(hash, PIECE_MAX + _AHEAD)
+        self._parts = Parts(PIECE_MAX + _AHEAD)
         self._rows: list[tuple[ObjectId, int]] = []
         self._offset = 0
 
@@ -177,8 +180,11 @@ class _Ingest:
 
     def _add(self, part: Part, count: int, id: ObjectId) -> None:
         data = part.memory[:count]
-        part.number = self._hash.update(data)
-        self._rows.append((self._batch.add_piece(data, id), count))
+        part.users.append(self._hash.update(data))
+        writing = self._batch.lend_piece(data, id, cached=self._offset < _CACHED_BYTES)
+        if writing is not None:
+            part.users.append(writing)
+        self._rows.append((id, count))
         self._proceed(count)
 
     def _take_hole(self, count: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -158,19 +161,51 @@ def test_footer_explains_a_sealed_segment(tmp_path: Path) -> None:
         assert decode_footer(file.fileno()) is None
 
 
-def test_large_pieces_reach_the_disk_while_more_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing is begun early and what is on the disk may leave the page cache: what was appended reads back all the same."""
+def test_large_pieces_are_written_beside_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether in memory that begins on a page or not, past the page cache or through it, small ones between: what was appended reads back."""
     monkeypatch.setattr(segment_writer, "_FLUSH_BYTES", 1 << 20)
-    monkeypatch.setattr(segment_writer, "_DROP_DISTANCE", 1 << 20)
-    monkeypatch.setattr(segment_writer, "_DEAR_MEMORY", 0.0)
     writer = SegmentWriter(tmp_path / "s", 1, _row(SegmentKind.DATA), bytes(16))
-    pieces = [os.urandom(size) for size in (1 << 20, 3_000_001, 5000, 2 << 20, 4 << 20, 1 << 20)]
-    locations = [writer.append_piece(piece) for piece in pieces]
-    assert [writer.read(at.offset, at.length) for at in locations] == pieces
+    pieces = []
+    for size in (1 << 20, 3_000_001, 5000, 2 << 20, 4 << 20, (1 << 20) + 1):
+        memory = memoryview(mmap.mmap(-1, size + 1))
+        memory[:] = os.urandom(size + 1)
+        pieces += [memory[:-1], memory[1:]]
+    lent = [writer.lend_piece(piece, cached=n % 3 == 0) for n, piece in enumerate(pieces)]
+    assert [writer.read(at.offset, at.length) for at, _ in lent] == pieces
     writer.sync()
-    assert [writer.read(at.offset, at.length) for at in locations] == pieces
-    writer.append_piece(pieces[4])
+    data = (tmp_path / "s").read_bytes()
+    assert [data[at.offset : at.offset + at.length] for at, _ in lent] == pieces
+    assert all(at.offset % BLOCK == 0 for at, _ in lent)
+    assert len(data) % BLOCK == 0
+    last, _ = lent[-1]
+    writer.lend_piece(pieces[4], cached=False)
     writer.rollback()
-    again = writer.append_piece(pieces[3])
-    assert (writer.read(again.offset, again.length), writer.read(*locations[4][1::2])) == (pieces[3], pieces[4])
+    assert os.path.getsize(tmp_path / "s") == len(data)
+    again, _ = writer.lend_piece(pieces[8], cached=False)
+    assert writer.read(again.offset, again.length) == pieces[8]
+    assert writer.read(last.offset, last.length) == pieces[-1]
     writer.close()
+
+
+def _lend_too_much(writer: SegmentWriter, cached: bool) -> None:
+    for _ in range(3):
+        writer.lend_piece(memoryview(mmap.mmap(-1, 2 << 20)), cached=cached)
+    writer.sync()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_error_of_a_write_beside_is_heard_of(tmp_path: Path, cached: bool) -> None:
+    """A write that fails after its call returned makes what follows fail: nothing can be published on it."""
+    writer = SegmentWriter(tmp_path / "s", 1, _row(SegmentKind.DATA), bytes(16))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            _lend_too_much(writer, cached)
+        with pytest.raises(OSError, match="too large"):
+            writer.append_piece(b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+        writer.close()

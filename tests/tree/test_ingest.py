@@ -42,6 +42,16 @@ def test_appends_and_overwrites_share_what_did_not_change(objects: ObjectStore, 
     assert open_content(objects, file_entry(second, size)).read(0, size) == data
 
 
+def test_what_goes_past_the_page_cache_is_the_same(objects: ObjectStore, tmp_path: Path) -> None:
+    """A file beyond the part that is cached, with an odd end, reads back as it was."""
+    block = os.urandom(MIB)
+    (tmp_path / "f").write_bytes(b"".join(number.to_bytes(4, "little") + block for number in range(70)))
+    id, size, added = store_file(objects, tmp_path / "f")
+    data = (tmp_path / "f").read_bytes()
+    assert (id, size, added >= size) == (hash_bytes(data), 70 * (MIB + 4), True)
+    assert open_content(objects, file_entry(id, size)).read(0, size) == data
+
+
 def test_holes_stay_holes(objects: ObjectStore, tmp_path: Path) -> None:
     """A sparse file costs what is in it, has the id of its bytes with zeros, and says where the holes are."""
     path = tmp_path / "sparse"
