@@ -201,7 +201,7 @@ def _lmdb_errors(what: str) -> Iterator[None]:
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
         raise Corrupt(
             f"the index is damaged ({error})",
-            hint="it can be rebuilt: 'index/' holds nothing that segments and refs.log do not",
+            hint="'pfs fsck --rebuild-index' makes it anew from segments and refs.log, which hold all that it did",
         ) from error
     except lmdb.ReadersFullError as error:
         raise Busy(f"more than {_MAX_READERS} readers use the store at once", hint="try again") from error

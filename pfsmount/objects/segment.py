@@ -31,6 +31,7 @@ TINY_MAX = 1024
 """Files up to this size are packed in `tiny` segments; larger ones start on a block."""
 NO_SEGMENT = 0xFFFFFFFF
 SEGMENT_BLOCKS_MAX = 1 << 32
+FSCK_HINT = "'pfs fsck' says what else is damaged, which versions and files are affected, and what to do"
 
 _HEADER = struct.Struct("<8sB3xI16s16s16x")
 _HEADER_MAGIC = b"PFSSEG1\n"
@@ -110,8 +111,12 @@ class Location(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes) -> Location:
-        segment, low, high, kind, length = LOCATION.unpack(raw)
-        return cls(segment, low | high << 32, RecordKind(kind), length)
+        """Raises Corrupt."""
+        try:
+            segment, low, high, kind, length = LOCATION.unpack(raw)
+            return cls(segment, low | high << 32, RecordKind(kind), length)
+        except (struct.error, ValueError):
+            raise Corrupt("the row of an object in the index is damaged", hint=FSCK_HINT) from None
 
 
 @dataclass(slots=True)
@@ -141,8 +146,12 @@ class SegmentRow:
 
     @classmethod
     def decode(cls, raw: bytes) -> SegmentRow:
-        kind, sealed, *rest = _ROW.unpack(raw)
-        return cls(SegmentKind(kind), bool(sealed), *rest)
+        """Raises Corrupt."""
+        try:
+            kind, sealed, *rest = _ROW.unpack(raw)
+            return cls(SegmentKind(kind), bool(sealed), *rest)
+        except (struct.error, ValueError):
+            raise Corrupt("the row of a segment in the index is damaged", hint=FSCK_HINT) from None
 
 
 class Record(NamedTuple):
@@ -196,6 +205,26 @@ def encode_record(kind: RecordKind, id: ObjectId, payload: Buffer, offset: int, 
 
 def _record_check(fixed: bytes, id: bytes, offset: int, nonce: bytes) -> bytes:
     return keyed_check(fixed + id + _OFFSET.pack(offset), nonce + nonce)
+
+
+def record_header(
+    window: bytes, at: int, offset: int, nonce: bytes | None
+) -> tuple[RecordKind | None, ObjectId, int] | None:
+    """Kind (None: one of a later format), id and payload length of the record at `at` of a window, which stands at `offset` of its segment.
+
+    None when none begins there. Without the nonce the check is not made, and only records of objects count.
+    """
+    magic, number, codec, _, length = _RECORD.unpack_from(window, at)
+    if magic != _RECORD_MAGIC or codec:
+        return None
+    body = at + RECORD_BYTES
+    id = window[body - ID_BYTES : body]
+    if nonce is None:
+        return (RecordKind(number), ObjectId(id), length) if 1 <= number <= RecordKind.XATTRS else None
+    check = window[at + _RECORD.size : at + _RECORD.size + 4]
+    if check != _record_check(window[at : at + _RECORD.size], id, offset, nonce):
+        return None
+    return RecordKind(number) if number in _KNOWN_KINDS else None, ObjectId(id), length
 
 
 def scan_records(data: Buffer, nonce: bytes, start: int = _HEADER.size) -> Iterator[Record]:
@@ -292,9 +321,7 @@ class SegmentReader:
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise NotFound(
-                f"the segment {path.name} is missing from the store", hint="restore it from a copy of the store"
-            ) from None
+            raise NotFound(f"the segment {path.name} is missing from the store", hint=FSCK_HINT) from None
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -321,7 +348,7 @@ class SegmentReader:
         while length:
             part = os.pread(self.fd, length, offset)
             if not part:
-                raise Corrupt(f"segment {self.number:08x} is cut short at byte {offset}")
+                raise Corrupt(f"segment {self.number:08x} is cut short at byte {offset}", hint=FSCK_HINT)
             parts.append(part)
             offset += len(part)
             length -= len(part)

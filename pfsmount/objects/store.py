@@ -29,6 +29,7 @@ from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
 from pfsmount.objects.segment import (
+    FSCK_HINT,
     NO_SEGMENT,
     TINY_MAX,
     Location,
@@ -121,14 +122,14 @@ class ObjectStore:
     def get(self, id: ObjectId) -> bytes:
         location = self.locate(id)
         if location is None:
-            raise NotFound(f"the object {id.hex()} is not in the store")
+            raise NotFound(f"the object {id.hex()} is not in the store", hint=FSCK_HINT)
         return read_object(self, id, location)
 
     def get_nowait(self, id: ObjectId) -> bytes | None:
         """As `get`, but None when that would wait for the disk. Raises NotFound, Corrupt."""
         location = self.locate(id)
         if location is None:
-            raise NotFound(f"the object {id.hex()} is not in the store")
+            raise NotFound(f"the object {id.hex()} is not in the store", hint=FSCK_HINT)
         before = _before(location)
         data = self.segment(location.segment).read_nowait(location.offset - before, location.length + before)
         return None if data is None else _verified(id, location, data)
@@ -141,7 +142,7 @@ class ObjectStore:
                 return reader
         row = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
         if row is None:
-            raise Corrupt(f"the index names segment {number:08x}, which it does not know")
+            raise Corrupt(f"the index names segment {number:08x}, which it does not know", hint=FSCK_HINT)
         kind = SegmentRow.decode(row).kind
         reader = SegmentReader(segment_path(self.path / "segments", number, kind), number)
         with self._lock:
@@ -181,7 +182,7 @@ def _verified(id: ObjectId, location: Location, data: bytes) -> bytes:
         return data
     raise Corrupt(
         f"the object {id.hex()} is damaged: segment {location.segment:08x}, byte {location.offset}",
-        hint="restore the store's segment from a copy",
+        hint=FSCK_HINT,
     )
 
 

@@ -17,9 +17,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pfsmount.errors import Conflict, NotFound
+from pfsmount.errors import Conflict, Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Table, Transaction
+from pfsmount.objects.segment import FSCK_HINT
 from pfsmount.repo.commit import dump_json
 
 _REF = struct.Struct("<32sQ")
@@ -117,7 +118,10 @@ def get_ref(txn: Transaction, repo: RepoInfo, kind: RefKind, name: str) -> RefIn
 
 
 def _decode_ref(name: str, kind: RefKind, raw: bytes) -> RefInfo:
-    commit, n = _REF.unpack(raw)
+    try:
+        commit, n = _REF.unpack(raw)
+    except struct.error:
+        raise Corrupt(f"the row of the {kind.name.lower()} '{name}' in the index is damaged", hint=FSCK_HINT) from None
     return RefInfo(name, kind, None if commit == _NONE else ObjectId(commit), n)
 
 
@@ -192,10 +196,16 @@ def worktree_key(repo: RepoInfo, branch: str, name: str) -> bytes:
 def get_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str) -> WorktreeState | None:
     """The row of a worktree, or None."""
     raw = txn.get(Table.WORKTREES, worktree_key(repo, branch, name))
-    if raw is None:
-        return None
-    generation, base = _WORKTREE.unpack(raw)
-    return WorktreeState(generation, None if base == _NONE else ObjectId(base))
+    return None if raw is None else WorktreeState(*decode_worktree(raw))
+
+
+def decode_worktree(raw: bytes) -> tuple[int, ObjectId | None]:
+    """Generation and base commit in a row of the table `worktrees`. Raises Corrupt."""
+    try:
+        generation, base = _WORKTREE.unpack(raw)
+    except struct.error:
+        raise Corrupt("the row of a worktree in the index is damaged") from None
+    return generation, None if base == _NONE else ObjectId(base)
 
 
 def worktree_bases(txn: Transaction) -> Iterator[tuple[ObjectId, str]]:

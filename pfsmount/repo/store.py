@@ -127,7 +127,7 @@ class Store:
         if last > self.refs_version():
             raise Corrupt(
                 f"the index of the store at {self.path} knows {self.refs_version()} of {last} changes in refs.log",
-                hint="the index was lost or is an old copy; put the right one back, nothing else is damaged",
+                hint="the index was lost or is an old copy: 'pfs fsck --rebuild-index' makes it anew, and nothing else is damaged",
             )
         if last < self.refs_version():
             self._append_log()

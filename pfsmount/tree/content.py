@@ -8,7 +8,7 @@ from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.segment import Location, RecordKind
+from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
 from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import Entry
 from pfsmount.tree.manifest import Manifest, load_manifest, piece_at, pieces
@@ -35,7 +35,7 @@ class Content:
         if self.size:
             location = objects.locate(entry.id)
             if location is None:
-                raise NotFound(f"the data of a file ({entry.id.hex()}) is not in the store")
+                raise NotFound(f"the data of a file ({entry.id.hex()}) is not in the store", hint=FSCK_HINT)
             if location.kind is RecordKind.MANIFEST:
                 self._manifest = load_manifest(objects, entry.id)
             else:
@@ -107,7 +107,7 @@ class Content:
         if location is None:
             location = self._objects.locate(id)
             if location is None:
-                raise NotFound(f"a piece ({id.hex()}) of the file {self.id.hex()} is not in the store")
+                raise NotFound(f"a piece ({id.hex()}) of the file {self.id.hex()} is not in the store", hint=FSCK_HINT)
             if location.kind is not RecordKind.PIECE or location.length != length:
                 raise Corrupt(f"the manifest of the file {self.id.hex()} is damaged: a piece has another length")
             if len(self._pieces) > 4096:
@@ -142,7 +142,7 @@ class Content:
             raise Corrupt(
                 f"the data of a file is damaged: piece {id.hex()}, segment {location.segment:08x}, "
                 f"byte {location.offset}",
-                hint="restore the store's segment from a copy",
+                hint=FSCK_HINT,
             )
         verified = self._objects.verified
         if len(verified) >= _VERIFIED_MAX:

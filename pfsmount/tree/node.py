@@ -217,6 +217,11 @@ class NodeDraft:
         """The content id of the node: names, kinds, exec bits and contents only."""
         return self._content(b"".join(self._fixed), b"".join(self._tails))
 
+    def summary(self) -> tuple[ObjectId, int, int, int]:
+        """Content id, entries, files and bytes below: what a parent says of the node."""
+        fixed, tails = b"".join(self._fixed), b"".join(self._tails)
+        return self._content(fixed, tails), *self._sums(fixed, tails)
+
     def _content(self, fixed: bytes, tails: bytes) -> ObjectId:
         width, names = self._width, self.names
         rows = range(0, len(fixed), width)

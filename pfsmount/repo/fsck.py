@@ -1,0 +1,193 @@
+"""Checking a whole store: every invariant by name (docs/FSCK.md), what is lost where one does not hold, and what to do.
+
+Plain checking changes nothing, locks nothing and runs beside readers and writers. The order is: objects (`objects.object_check`, which
+looks into them by `tree.check` and here), then repos, refs and worktrees (`repo.fsck_refs`), with `data` every large file as a whole, and
+only where something is damaged a walk through all commits that says which paths that concerns (`repo.fsck_impact`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pfsmount.config import MIB
+from pfsmount.errors import Corrupt, PfsError
+from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import file_hasher
+from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
+from pfsmount.objects.object_check import ObjectCheck, ProgressBar, Reference, Visitor
+from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
+from pfsmount.objects.store import ObjectStore
+from pfsmount.repo.commit import Commit, decode_commit, parse_root
+from pfsmount.repo.fsck_impact import Impact, find_impact
+from pfsmount.repo.fsck_refs import RefCheck
+from pfsmount.repo.store import Store
+from pfsmount.tree.check import COMMIT, TreeCheck
+from pfsmount.tree.manifest import load_manifest, pieces
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many bytes of how many are."""
+_ZEROS = bytes(MIB)
+_POSITIONS = 200_000
+
+
+@dataclass(slots=True)
+class Report:
+    """What a check found."""
+
+    findings: Findings = field(default_factory=Findings)
+    damage: Damage = field(default_factory=Damage)
+    objects: Counter[RecordKind] = field(default_factory=Counter)
+    """Objects in the index, by kind."""
+    bytes_checked: int = 0
+    data: bool = False
+    """Whether every piece was checked against its hash."""
+    impact: Impact = field(default_factory=Impact)
+
+    @property
+    def clean(self) -> bool:
+        """True when nothing is lost and nothing needs repair."""
+        return not self.findings.count(Severity.LOST) and not self.findings.count(Severity.REPAIRABLE)
+
+
+def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> Report:
+    """Check a store; with `data` also each piece and each large file against its hash. Changes nothing."""
+    report = Report(data=data)
+    bar = ProgressBar(progress)
+    visitor = _Visitor(store.objects, report)
+    objects = ObjectCheck(store.objects, report.findings, report.damage, visitor, bar)
+    try:
+        objects.run(data=data)
+        if data:
+            _large_files(store.objects, objects.large_files, report, bar)
+        RefCheck(store, report.findings, report.damage).run()
+    except Corrupt as error:
+        if error.hint != FSCK_HINT and "index" not in error.message:
+            raise
+        report.findings.add(Finding.of(Invariant.INDEX_READABLE, error.message))
+    report.objects, report.bytes_checked = objects.counts, objects.bytes_checked
+    if report.damage:
+        bar.what = "finding what is affected"
+        bar.add(0)
+        report.impact = find_impact(store, report.damage)
+    return report
+
+
+class _Visitor(Visitor):
+    """Looks into objects of every kind."""
+
+    def __init__(self, objects: ObjectStore, report: Report) -> None:
+        self._objects = objects
+        self._report = report
+        self._trees = TreeCheck(objects, report.findings, report.damage)
+        self._positions: dict[ObjectId, tuple[int, ObjectId | None]] = {}
+
+    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> Sequence[Reference]:
+        """Check an object by itself; what it refers to."""
+        if kind is RecordKind.NODE:
+            return self._trees.node(id, payload)
+        if kind is RecordKind.MANIFEST:
+            return self._trees.manifest(id, payload)
+        if kind is RecordKind.XATTRS:
+            return self._trees.xattrs(id, payload)
+        return self._commit(id, payload) if kind is RecordKind.COMMIT else ()
+
+    def _commit(self, id: ObjectId, payload: bytes) -> list[Reference]:
+        try:
+            commit = decode_commit(payload)
+            record = (commit.provenance or {}).get("record")
+            roots = [commit.tree] if record is None else [commit.tree, parse_root(record)]
+        except (Corrupt, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):
+            self._found(Invariant.COMMIT_FORMAT, id, "a commit cannot be decoded")
+            return []
+        references = [Reference(parent, COMMIT) for parent in commit.parents]
+        for root in roots:
+            references += self._trees.entry_references(id, root)
+        self._chain(commit)
+        return references
+
+    def _chain(self, commit: Commit) -> None:
+        """Height and jump, as far as the commits above can be read."""
+        if len(self._positions) >= _POSITIONS:
+            self._positions.clear()
+        self._positions[commit.id] = (commit.height, commit.jump)
+        if not commit.parents:
+            expected: tuple[int, ObjectId | None] = (0, None)
+        else:
+            parent = commit.parents[0]
+            try:
+                height, jump = self._position(parent)
+                above = (height, parent) if jump is None else (self._position(jump)[0], jump)
+                far = above if jump is None else self._far(above)
+            except (PfsError, OSError):
+                return
+            near = height - above[0] == above[0] - far[0]
+            expected = (height + 1, far[1] if near else parent)
+        if (commit.height, commit.jump) != expected:
+            self._found(
+                Invariant.COMMIT_CHAIN, commit.id, "a commit's height or jump does not follow from its parent's"
+            )
+
+    def _far(self, jump: tuple[int, ObjectId]) -> tuple[int, ObjectId]:
+        beyond = self._position(jump[1])[1]
+        return jump if beyond is None else (self._position(beyond)[0], beyond)
+
+    def _position(self, id: ObjectId) -> tuple[int, ObjectId | None]:
+        """Height and jump of a commit. Raises NotFound, Corrupt."""
+        found = self._positions.get(id)
+        if found is None:
+            commit = decode_commit(self._objects.get(id))
+            found = self._positions[id] = (commit.height, commit.jump)
+        return found
+
+    def _found(self, invariant: Invariant, id: ObjectId, text: str) -> None:
+        self._report.findings.add(Finding.of(invariant, f"{text}: {id.hex()}", object=id))
+        if invariant is Invariant.COMMIT_FORMAT:
+            self._report.damage.objects[id] = invariant
+
+
+def _large_files(
+    objects: ObjectStore, files: Sequence[tuple[ObjectId, Location]], report: Report, bar: ProgressBar
+) -> None:
+    """Read each large file from front to back and compare it with its id."""
+    bar.what = "checking large files"
+    sizes = []
+    for id, place in files:
+        try:
+            sizes.append(load_manifest(objects, id).size)
+        except (PfsError, OSError):
+            sizes.append(0)  # found already
+    bar.total += sum(sizes)
+    for (id, place), size in zip(files, sizes, strict=True):
+        before = bar.done
+        if size and id not in report.damage.objects:
+            _large_file(objects, id, place, report, bar)
+        bar.add(before + size - bar.done)
+
+
+def _large_file(objects: ObjectStore, id: ObjectId, place: Location, report: Report, bar: ProgressBar) -> None:
+    hasher = file_hasher()
+    try:
+        for _, piece, length in pieces(objects, load_manifest(objects, id)):
+            if piece is None:
+                _hash_zeros(hasher.update, length)
+            else:
+                where = objects.locate(piece)
+                if where is None or report.damage.reason(piece, where) is not None:
+                    return  # found already: the walk will say which files it is in
+                hasher.update(objects.segment(where.segment).read(where.offset, where.length))
+            bar.add(length)
+    except (PfsError, OSError):
+        return  # a part of it is damaged, which was found already
+    if hasher.digest() != id and objects.locate(id) == place:
+        report.damage.objects[id] = Invariant.FILE_HASH
+        text = f"the pieces of the large file {id.hex()} are each right, but are not this file"
+        report.findings.add(Finding.of(Invariant.FILE_HASH, text, object=id, place=place))
+
+
+def _hash_zeros(update: Callable[[bytes], object], length: int) -> None:
+    while length:
+        count = min(length, len(_ZEROS))
+        update(_ZEROS[:count] if count < len(_ZEROS) else _ZEROS)
+        length -= count
