@@ -41,6 +41,7 @@ class PfsCommands(CommandGroup):
         "discard": Command("pfsmount.cli.work:discard"),
         "merge": Command("pfsmount.cli.merge:merge"),
         "resolve": Command("pfsmount.cli.merge:resolve"),
+        "fsck": Command("pfsmount.cli.fsck:fsck"),
         "mount": Command("pfsmount.cli.mount:mount"),
         "umount": Command("pfsmount.cli.mount:umount"),
         "mounts": Command("pfsmount.cli.mount:mounts"),

@@ -1,1 +1,210 @@
-"""`pfs fsck`."""
+"""`pfs fsck`: is the store right, what is lost where it is not, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pfsmount.cli import output
+from pfsmount.cli.repos import JsonFlag
+from pfsmount.ids import RepoPath, display, path_bytes
+
+if TYPE_CHECKING:
+    from pfsmount.repo.fsck import Report
+    from pfsmount.repo.fsck_impact import LostPath, RepoImpact
+
+_FINDINGS_SHOWN = 10
+_PATHS_SHOWN = 20
+_KINDS = {"PIECE": "data", "NODE": "tree nodes", "MANIFEST": "manifests", "COMMIT": "commits", "XATTRS": "xattrs"}
+
+
+def fsck(
+    data: Annotated[
+        bool, typer.Option("--data", help="Also read all data and compare each byte with its hash.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Check that the store is right, and say what is lost where it is not.
+
+    Without options the structure is checked: the index, all metadata with its hashes, repos, branches, uncommitted work. --data also reads every piece and
+    every large file, at the disk's speed. Nothing is changed, and the store can be used meanwhile.
+
+    Exit code 0: nothing is lost, and nothing needs repair. 1: damage was found; what it means and what to do is printed.
+    """
+    from pfsmount.repo.fsck import check_store
+
+    with output.Progress("checking", 1) as bar:
+        report = check_store(output.store_path(), data=data, progress=bar.work)
+    if json:
+        output.print_json(_report_json(report))
+    else:
+        for line in _lines(report):
+            output.say(line)
+    if not report.clean:
+        raise typer.Exit(output.EXIT_FAILED)
+
+
+# For people
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield from _summary(report)
+    shown: dict[str, int] = {}
+    for finding in report.findings:
+        label = finding.invariant.label
+        shown[label] = shown.get(label, 0) + 1
+        if shown[label] <= _FINDINGS_SHOWN:
+            yield f"  {finding.severity.value:<11} {label}: {display(finding.message)}"
+        elif shown[label] == _FINDINGS_SHOWN + 1:
+            total = sum(n for (invariant, _), n in report.findings.counts.items() if invariant is finding.invariant)
+            yield f"  {finding.severity.value:<11} {label}: … and {total - _FINDINGS_SHOWN:,} more"
+    if report.damage:
+        yield ""
+        yield "What this means:"
+        for repo in report.impact.repos:
+            yield from _repo_lines(repo)
+        if report.impact.unused:
+            yield f"  {output.plural(report.impact.unused, 'damaged object')} no version needs"
+    advice = list(_advice(report))
+    if advice:
+        yield ""
+        yield "What to do:"
+        for line in advice:
+            yield f"  * {line}"
+
+
+def _summary(report: Report) -> Iterator[str]:
+    from pfsmount.objects.invariants import Severity
+
+    lost, repairable = report.findings.count(Severity.LOST), report.findings.count(Severity.REPAIRABLE)
+    if report.index_lost:
+        yield "the index cannot be used; the rest was not checked"
+        return
+    kinds = [f"{count:,} {_KINDS[kind.name]}" for kind, count in sorted(report.objects.items())]
+    seen = f"{', '.join(kinds) or 'no objects'}; {output.human_size(report.bytes_checked)} read"
+    if report.clean:
+        what = "everything is right" if report.data else "the structure is right ('--data' would read all data too)"
+        yield f"{what}: {seen}"
+        return
+    parts = []
+    if lost:
+        parts.append(f"{output.plural(lost, 'thing')} lost or damaged")
+    if repairable:
+        parts.append(f"{output.plural(repairable, 'thing')} to repair")
+    yield f"{' and '.join(parts)}: {seen}"
+
+
+def _repo_lines(repo: RepoImpact) -> Iterator[str]:
+    if repo.intact == repo.commits:
+        yield f"  {repo.name}: intact ({output.plural(repo.commits, 'commit')})"
+        return
+    parts = [f"{repo.intact:,} of {output.plural(repo.commits, 'commit')} intact"]
+    if repo.damaged:
+        parts.append(f"{len(repo.damaged):,} with lost paths")
+    if repo.unreadable:
+        parts.append(f"{len(repo.unreadable):,} lost altogether")
+    yield f"  {repo.name}: {', '.join(parts)}"
+    for ref in repo.refs:
+        if ref.kind.name != "JOB" or ref.lost:
+            state = "lost" if ref.lost < 0 else output.plural(ref.lost, "path") + " lost" if ref.lost else "intact"
+            at = "" if ref.commit is None else f" ({ref.commit.hex()[:12]})"
+            yield f"    {repo.name}@{display(ref.name)}{at}: {state}"
+    for id in repo.unreadable[:_PATHS_SHOWN]:
+        yield f"    {repo.name}@{id.hex()[:12]}: the commit itself is lost"
+    if len(repo.unreadable) > _PATHS_SHOWN:
+        yield f"    … and {len(repo.unreadable) - _PATHS_SHOWN:,} more commits"
+    for lost in repo.paths[:_PATHS_SHOWN]:
+        note = f", {lost.note}" if lost.note else ""
+        versions = f"in {output.plural(len(lost.commits), 'commit')}, e.g. {repo.name}@{lost.commits[0].hex()[:12]}"
+        yield f"    {_path_text(lost.path)}{note}: {lost.reason.label}, {versions}"
+    if len(repo.paths) > _PATHS_SHOWN:
+        yield f"    … and {len(repo.paths) - _PATHS_SHOWN:,} more paths (--json has all)"
+
+
+def _path_text(path: RepoPath) -> str:
+    return display(path_bytes(path))
+
+
+def _advice(report: Report) -> Iterator[str]:
+    from pfsmount.objects.invariants import Invariant, Severity
+
+    broken = {finding.invariant for finding in report.findings if finding.severity is not Severity.HARMLESS}
+    if broken & {
+        Invariant.INDEX_READABLE,
+        Invariant.SEGMENT_KNOWN,
+        Invariant.OBJECT_LOCATION,
+        Invariant.OBJECT_INDEXED,
+        Invariant.COMMIT_KNOWN,
+        Invariant.REPO_ROW,
+        Invariant.REFLOG_ORDER,
+        Invariant.SEGMENT_OPEN,
+    }:
+        yield "'pfs fsck --rebuild-index' makes the index anew from segments and refs.log; nothing else is touched"
+    if report.damage:
+        yield "'pfs fsck --repair-from STORE' takes what is missing from another store that has it, of any repo"
+    if Invariant.JOURNAL_CHAIN in broken:
+        yield "uncommitted work: restore its journal from a backup, or see the message above for how to give up what is behind the damage"
+
+
+# For programs
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    from pfsmount.objects.invariants import Severity
+
+    return {
+        "clean": report.clean,
+        "data": report.data,
+        "index_lost": report.index_lost,
+        "objects": {kind.name.lower(): count for kind, count in sorted(report.objects.items())},
+        "bytes_read": report.bytes_checked,
+        "counts": {severity.value: report.findings.count(severity) for severity in Severity},
+        "findings": [
+            {
+                "invariant": finding.invariant.label,
+                "severity": finding.severity.value,
+                "message": finding.message,
+                "object": None if finding.object is None else finding.object.hex(),
+                "segment": None if finding.segment is None else f"{finding.segment:08x}",
+                "offset": finding.offset,
+            }
+            for finding in report.findings
+        ],
+        "repos": [_repo_json(repo) for repo in report.impact.repos],
+        "damaged_objects": {id.hex(): reason.label for id, reason in report.damage.objects.items()},
+        "unused_objects": report.impact.unused,
+        "advice": list(_advice(report)),
+    }
+
+
+def _repo_json(repo: RepoImpact) -> dict[str, Any]:
+    return {
+        "repo": repo.name,
+        "commits": repo.commits,
+        "intact": repo.intact,
+        "lost_commits": [id.hex() for id in repo.unreadable],
+        "damaged_commits": [id.hex() for id in repo.damaged],
+        "refs": [
+            {
+                "kind": ref.kind.name.lower(),
+                "name": ref.name,
+                "commit": None if ref.commit is None else ref.commit.hex(),
+                "commit_lost": ref.lost < 0,
+                "lost_paths": max(ref.lost, 0),
+            }
+            for ref in repo.refs
+        ],
+        "lost_paths": [_path_json(lost) for lost in repo.paths],
+    }
+
+
+def _path_json(lost: LostPath) -> dict[str, Any]:
+    return {
+        "path": path_bytes(lost.path).decode("utf-8", "surrogateescape"),
+        "object": lost.object.hex(),
+        "reason": lost.reason.label,
+        "note": lost.note,
+        "commits": [id.hex() for id in lost.commits],
+    }

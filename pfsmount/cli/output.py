@@ -315,6 +315,18 @@ class Progress:
             percent = f"{100 * done // self._total}%" if self._total else ""
             self._bar.update(self._task, completed=done, note=note, total=self._total, done=percent)
 
+    def work(self, what: str, done: int, total: int) -> None:
+        """What is being done, and how many bytes of how many are, with the rate."""
+        if self._bar is None:
+            return
+        self._total = total
+        if what != self._title or self._is_due(done):
+            self._title = what
+            rate = human_size(int(done / max(time.monotonic() - self._started, 0.001)))
+            note = f"{human_size(done)} of {human_size(total)}, {rate}/s"
+            percent = f"{100 * done // total}%" if total else ""
+            self._bar.update(self._task, description=what, completed=done, total=total, note=note, done=percent)
+
     def _is_due(self, done: int) -> bool:
         now = time.monotonic()
         if now < self._next and done != self._total:

@@ -51,6 +51,7 @@ from pfsmount.objects.store import ObjectStore, merge_contents, read_object
 _AT_ONCE = 4096
 _ROWS_AT_ONCE = 20_000
 _UNINDEXED_MAX = 200_000
+_MISFITS_MAX = 10_000
 _HEADER_BYTES = 64
 _NO_FILE = bytes(ID_BYTES)
 
@@ -135,7 +136,7 @@ class ObjectCheck:
         self.unindexed: dict[ObjectId, Location] = {}
         """Intact objects that the index does not name: left by a crash, or lost by the index."""
         self._missing: dict[ObjectId, ObjectId] = {}
-        self._verified: set[int] = set()
+        self._misfits: list[tuple[ObjectId, Reference]] = []
         self.large_files: list[tuple[ObjectId, Location]] = []
 
     def run(self, *, data: bool) -> None:
@@ -154,6 +155,7 @@ class ObjectCheck:
         self._progress.what = "checking the index"
         self._rows()
         self._report_missing()
+        self._report_misfits()
 
     def _of(self, kind: SegmentKind) -> list[Segment]:
         return [segment for _, segment in sorted(self.segments.items()) if segment.row.kind is kind]
@@ -374,11 +376,8 @@ class ObjectCheck:
             if raw is None:
                 self._missing.setdefault(reference.id, source)
                 continue
-            problem = self._misfit(reference, raw)
-            if problem:
-                text = f"{source.hex()[:16]} refers to {reference.id.hex()[:16]}, which {problem}"
-                self._found(Invariant.REFERENCE_FITS, text, id=source)
-                self.damage.objects.setdefault(source, Invariant.REFERENCE_FITS)
+            if self._misfit(reference, raw) and len(self._misfits) < _MISFITS_MAX:
+                self._misfits.append((source, reference))
 
     def _misfit(self, reference: Reference, raw: bytes) -> str:
         place = decode_location(raw)
@@ -592,6 +591,16 @@ class ObjectCheck:
             else:
                 text = f"object {id.hex()} is missing, which {source.hex()[:16]} refers to"
                 self._found(Invariant.OBJECT_PRESENT, text, id=id)
+
+    def _report_misfits(self) -> None:
+        """Objects of another kind or size than is said of them, where that is not because their row is wrong."""
+        for source, reference in self._misfits:
+            raw = self._objects.index.get(Table.OBJECTS, reference.id)
+            problem = "" if raw is None or reference.id in self.damage.objects else self._misfit(reference, raw)
+            if problem:
+                self.damage.objects[reference.id] = Invariant.REFERENCE_FITS
+                text = f"{source.hex()[:16]} refers to {reference.id.hex()}, which {problem}"
+                self._found(Invariant.REFERENCE_FITS, text, id=reference.id)
 
 
 def decode_location(raw: bytes) -> Location | None:

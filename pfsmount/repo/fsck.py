@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from pfsmount.config import MIB
+from pfsmount.config import DEFAULT_SETTINGS, MIB
 from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import file_hasher
+from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
+from pfsmount.objects.layout import read_store_info
 from pfsmount.objects.object_check import ObjectCheck, ProgressBar, Reference, Visitor
-from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
+from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.fsck_impact import Impact, find_impact
@@ -44,6 +47,8 @@ class Report:
     data: bool = False
     """Whether every piece was checked against its hash."""
     impact: Impact = field(default_factory=Impact)
+    index_lost: bool = False
+    """The index cannot be used, and nothing else could be checked."""
 
     @property
     def clean(self) -> bool:
@@ -62,15 +67,31 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
         if data:
             _large_files(store.objects, objects.large_files, report, bar)
         RefCheck(store, report.findings, report.damage).run()
-    except Corrupt as error:
-        if error.hint != FSCK_HINT and "index" not in error.message:
-            raise
+    except Corrupt as error:  # of rows that every look goes through
         report.findings.add(Finding.of(Invariant.INDEX_READABLE, error.message))
     report.objects, report.bytes_checked = objects.counts, objects.bytes_checked
     if report.damage:
         bar.what = "finding what is affected"
         bar.add(0)
         report.impact = find_impact(store, report.damage)
+    return report
+
+
+def check_store(path: Path, *, data: bool = False, progress: Progress | None = None) -> Report:
+    """As `check`, for a store that may be too damaged to be opened. Raises NotAStore, StoreTooNew, Busy, PermissionDenied."""
+    read_store_info(path)
+    problem = probe_index(path / "index", DEFAULT_SETTINGS.map_size)
+    if problem is None:
+        try:
+            store = Store.open(path)
+        except Corrupt as error:
+            problem = error.message
+        else:
+            with store:
+                return check(store, data=data, progress=progress)
+    report = Report(data=data)
+    report.findings.add(Finding.of(Invariant.INDEX_READABLE, problem))
+    report.index_lost = True
     return report
 
 
@@ -153,7 +174,7 @@ def _large_files(
     """Read each large file from front to back and compare it with its id."""
     bar.what = "checking large files"
     sizes = []
-    for id, place in files:
+    for id, _ in files:
         try:
             sizes.append(load_manifest(objects, id).size)
         except (PfsError, OSError):

@@ -23,8 +23,8 @@ from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, decode_worktree, get_
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import worktree_path
-from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, decode_leaf
 from pfsmount.tree.directory import EMPTY_DIRECTORY
+from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, decode_leaf
 
 _TIME_BYTES = 8
 
@@ -203,11 +203,11 @@ class RefCheck:
             self._journal(path / f"journal.{generation}", title, lambda key=key, raw=raw: self._is_current(key, raw))
         for repo in self._repos:
             for branch in [key[9:] for key in self._refs if key[:9] == repo.key + bytes([RefKind.BRANCH])]:
-                name = os.fsdecode(branch)
-                path = worktree_path(self._store.path, repo, name)
+                text = os.fsdecode(branch)
+                path = worktree_path(self._store.path, repo, text)
                 if path not in seen:
-                    self._journal(path / "journal.0", f"{repo.name}@{display(name)}", lambda: True)
-                self._merge(repo, name)
+                    self._journal(path / "journal.0", f"{repo.name}@{display(text)}", lambda: True)
+                self._merge(repo, text)
 
     def _is_current(self, key: bytes, raw: bytes) -> bool:
         return self._objects.index.get(Table.WORKTREES, key) == raw

@@ -41,7 +41,7 @@ class _Summary(NamedTuple):
     files: int
     size: int
     level: int
-    count: int
+    items: int
     first: bytes
     last: bytes
 
@@ -85,7 +85,7 @@ class TreeCheck:
         if not count:
             return []
         references = []
-        fixed, tails, ends = node.stretch(0, count)
+        fixed, _, ends = node.stretch(0, count)
         start = 0
         for i, (kind, flags, mode, _, _, _, ns, size, target) in enumerate(FIXED.iter_unpack(fixed)):
             if mode > 0o7777 or ns >= _NS or len(node.names[i]) > NAME_MAX:
@@ -128,7 +128,7 @@ class TreeCheck:
             return
         if (root.content_id, root.files, root.size) != (entry.content_id, entry.files, entry.size):
             self._found(Invariant.NODE_SUMS, source, f"what it says of the directory {entry.id.hex()[:16]} is not so")
-        if root.level and root.count < 2:
+        if root.level and root.items < 2:
             self._found(Invariant.NODE_BOUNDARIES, entry.id, "the root of a directory is higher than it need be")
 
     def _inner(self, id: ObjectId, node: Node) -> list[Reference]:
@@ -142,7 +142,7 @@ class TreeCheck:
                 self._found(Invariant.NODE_SUMS, id, f"what a node says of its child {child.id.hex()[:16]} is not so")
             elif before and found.first <= before:
                 self._found(Invariant.NODE_FORMAT, id, "the children of a node overlap")
-            elif i + 1 < len(node) and not ends_node(child.name, found.level, found.count):
+            elif i + 1 < len(node) and not ends_node(child.name, found.level, found.items):
                 self._found(Invariant.NODE_BOUNDARIES, id, "a child of a node ends where it should not")
             before = child.name
         return [Reference(node.child(i).id, _NODE) for i in range(len(node))]

@@ -1,0 +1,67 @@
+"""Reads a whole index in a process of its own, because LMDB trusts its file.
+
+LMDB has no checksums: a damaged page is at best an error, else LMDB ends the process (an assertion, a fault beyond the end of a file that was cut). So before a
+check uses an index that may be damaged, another process reads all of it, and may die of it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pfsmount.errors import Corrupt, PfsError
+from pfsmount.objects.index import INDEX_TABLES, Index
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[2]); from pfsmount.objects.index_probe import main; main()"
+_DAMAGED, _OTHER = 3, 4
+
+
+def probe_index(path: Path, map_size: int) -> str | None:
+    """What is wrong with the index in this directory; None for one that can be used. Raises PfsError when it cannot be tried."""
+    file = path / "data.mdb"
+    try:
+        if not file.stat().st_size:
+            return f"the index '{file}' is empty"
+    except FileNotFoundError:
+        return f"the index '{file}' is missing"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _PROGRAM, os.fspath(path), os.fspath(_ROOT), str(map_size)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    if done.returncode == _OTHER:
+        raise PfsError(done.stdout.strip())
+    if done.returncode == _DAMAGED:
+        return done.stdout.strip()
+    return f"the index '{file}' is damaged: reading it ended a process ({done.returncode})"
+
+
+def main() -> None:
+    """The other process: read all keys and values of all tables, and see that the keys are in order."""
+    try:
+        index = Index(Path(sys.argv[1]), int(sys.argv[3]))
+        with index.read() as txn:
+            for table in INDEX_TABLES:
+                before, count = b"", 0
+                for key, _ in txn.scan(table):
+                    if key <= before and count:
+                        raise Corrupt(f"keys of the index table '{table.value.decode()}' are out of order")
+                    before = key
+                    count += 1
+                if count != txn.count(table):
+                    raise Corrupt(f"the index table '{table.value.decode()}' has {count} rows of {txn.count(table)}")
+        index.close()
+    except Corrupt as error:
+        print(error.message)
+        sys.exit(_DAMAGED)
+    except PfsError as error:
+        print(error.message)
+        sys.exit(_OTHER)
