@@ -1,7 +1,7 @@
 """What damage means for people: which commits and paths of which repos cannot be read any more, and which can.
 
 Only runs when something is damaged, and then walks the trees of all commits, each directory once, however many versions share it. What is
-intact is remembered by a bit for its place (`repo.usage.Marks`); of directories that are not, only the bad entries are kept, so memory goes
+intact is remembered by a bit for its place (`objects.marks`); of directories that are not, only the bad entries are kept, so memory goes
 with the damage and not with the store.
 """
 
@@ -15,12 +15,12 @@ from pfsmount.errors import PfsError
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Damage, Invariant
+from pfsmount.objects.marks import Marks
 from pfsmount.objects.object_check import decode_location
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, scan_refs
 from pfsmount.repo.store import Store
-from pfsmount.repo.usage import Marks
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind
 from pfsmount.tree.manifest import load_manifest, pieces
