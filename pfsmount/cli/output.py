@@ -17,14 +17,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pfsmount.cli import interruption
-from pfsmount.errors import Conflict, InvalidInput, NotAStore, NotPermitted, PfsError
+from pfsmount.errors import Conflict, InvalidInput, NotADirectory, NotAStore, NotFound, NotPermitted, PfsError
 from pfsmount.ids import display
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def run_app(app: typer.Typer, name: str) -> None:
         print(f"\n{name}: nothing was done", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except OSError as error:
-        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        what = f"{error.strerror or error}" + (f": {named}" if named else "")
         print(f"{name}: {display(what)}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except _UsageError as error:
@@ -158,6 +160,17 @@ def print_error(name: str, error: PfsError) -> None:
             note(f"  {display(path)}")
     if error.hint:
         note(f"  hint: {error.hint}")
+
+
+@contextmanager
+def place_to_write(hint: str) -> Iterator[None]:
+    """What the system refuses inside is told with what to do about it."""
+    try:
+        yield
+    except PfsError as error:
+        if error.hint is None and isinstance(error.__cause__ or error, OSError | NotFound | NotADirectory):
+            raise type(error)(error.message, hint=hint) from None
+        raise
 
 
 def say(text: str = "") -> None:

@@ -30,7 +30,8 @@ def init(
     from pfsmount.repo.store import Store
 
     path = output.store_path(directory)
-    Store.create(path)
+    with output.place_to_write("give a directory that you may write to: pfs init DIR"):
+        Store.create(path)
     output.say(f"made an empty store at {path}")
     if directory is not None and path != output.store_path():
         output.say(f"use it with: export PFS_STORE={path}")

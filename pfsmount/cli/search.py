@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LongFlag = Annotated[bool, typer.Option("--long", "-l", help="Mode, size, time and id.")]
 NullFlag = Annotated[
-    bool, typer.Option("--print0", "-0", help="End each path with NUL and print it as it is: for xargs -0.")
+    bool, typer.Option("--print0", "-print0", "-0", help="End each path with NUL and print it as it is: for xargs -0.")
 ]
 _SIZE = re.compile(r"([+-]?)(\d{1,18})(?:([kmgtp])(?:i?b)?|[bc])?\Z", re.IGNORECASE)
 _UNITS = {unit: 1024**i for i, unit in enumerate(("", "k", "m", "g", "t", "p"))}

@@ -16,7 +16,7 @@ import typer
 from pfsmount.cli import interruption, output
 from pfsmount.cli.files import MessageOption, Place, entry_at, say_commit, writable_branch
 from pfsmount.cli.repos import JsonFlag
-from pfsmount.errors import InvalidInput, IsADirectory, NotFound, Unavailable
+from pfsmount.errors import InvalidInput, IsADirectory, NotADirectory, NotFound, PfsError, Unavailable
 from pfsmount.ids import display
 from pfsmount.revision import Target, parse_target
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE = 1 << 20
 _NAMED_MAX = 20
+_WRITABLE = "give a directory that exists and that you may write to"
 
 
 def put(
@@ -256,10 +257,15 @@ def get(
 def _get_files(target: Target, destination: str, owners: bool) -> None:
     from pfsmount.repo.export import Export
 
+    if not destination:
+        raise InvalidInput("the destination has no name", hint="'.' is the directory that you are in")
     _allow_open_files()
     with output.open_store() as store:
         entry = entry_at(store, target)
-        with output.Progress("getting", entry.size, printing=destination == "-") as bar:
+        with (
+            output.place_to_write(_WRITABLE),
+            output.Progress("getting", entry.size, printing=destination == "-") as bar,
+        ):
             export = Export(store.objects, lambda report: bar.transfer(report.files, report.size), owners=owners)
             to = os.fsencode(destination)
             if destination == "-":
@@ -278,12 +284,25 @@ def _get_files(target: Target, destination: str, owners: bool) -> None:
                 interruption.if_interrupted("nothing was written")
                 name = (target.path or ())[-1]
                 if to.endswith(b"/") or os.path.isdir(to):
-                    os.makedirs(to, exist_ok=True)
+                    _make_directory(to)
                     export.file(entry, to, name)
                 else:
                     export.file(entry, os.path.dirname(to) or b".", os.path.basename(to))
     report = export.report
     output.say(f"got {output.plural(report.files, 'file')} ({output.human_size(report.size)}) into {display(to)}")
+
+
+def _make_directory(path: bytes) -> None:
+    """Raises NotADirectory, PfsError."""
+    from pfsmount.objects.layout import disk_errors
+
+    try:
+        with disk_errors(f"making the directory {display(path)}"):
+            os.makedirs(path, exist_ok=True)
+    except PfsError as error:
+        if isinstance(error.__cause__, FileExistsError | NotADirectoryError):
+            raise NotADirectory(f"{display(path)} is not a directory") from None
+        raise
 
 
 def _allow_open_files() -> None:
@@ -298,7 +317,12 @@ def _get_archive(target: Target, archive: str) -> None:
 
     if archive == "-" and sys.stdout.isatty():
         raise InvalidInput("an archive is nothing for a terminal", hint="name a file, or pipe it somewhere")
-    with output.open_store() as store:
+    if archive != "-" and (not archive or os.path.isdir(archive)):
+        raise IsADirectory(
+            f"'{display(archive)}' is no name for an archive",
+            hint=f"give one: --tar {os.path.join(archive, 'NAME.tar')}",
+        )
+    with output.open_store() as store, output.place_to_write(_WRITABLE):
         entry = entry_at(store, target)
         name = None if entry.is_directory else (target.path or ())[-1]
         with output.Progress("writing", entry.size, printing=archive == "-") as bar:

@@ -142,6 +142,12 @@ class ControlPlace(Place):
     async def _last_error(self) -> str:
         return self._error
 
+    def too_long(self, size: int) -> PfsError:
+        """The error for a message that is too long, which is in `error` from now on."""
+        refused = InvalidInput(f"a message has at most {MESSAGE_MAX:,} bytes, not {size:,}; nothing was committed")
+        self._error = f"{refused}\n"
+        return refused
+
     async def commit(self, message: str) -> None:
         """Commit; what went wrong, or that nothing was changed, is in `error`. Raises PfsError."""
         try:
@@ -195,7 +201,8 @@ class CommitControl(OpenFile):
             self._done = False
             return len(data)
         if len(data) > MESSAGE_MAX:
-            raise InvalidInput(f"a message has at most {MESSAGE_MAX} bytes")
+            assert isinstance(self.place, ControlPlace)
+            raise self.place.too_long(len(data))
         self._message = data
         raise _Make(self._commit)
 

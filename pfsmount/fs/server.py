@@ -26,12 +26,21 @@ from pfsmount.errors import Busy, InvalidInput, PfsError
 from pfsmount.fs.answers import Answer, Request, error_json, short_path, status_json
 from pfsmount.fs.filesystem import Branch, Filesystem
 from pfsmount.fs.records import MountRecord
-from pfsmount.ids import RepoPath, parse_path, path_bytes
+from pfsmount.ids import RepoPath, display, parse_path, path_bytes
 from pfsmount.repo.overlay_nodes import ReadOnly
 from pfsmount.tree.merge import Resolution
 
 log = logging.getLogger(__name__)
 _LINE_MAX = 1 << 20
+_FIELDS = {
+    "info": (),
+    "refresh": (),
+    "status": ("repo", "branch"),
+    "commit": ("repo", "branch", "message"),
+    "discard": ("repo", "branch"),
+    "resolve": ("repo", "branch", "how"),
+}
+"""What each request must have, all strings."""
 
 
 class ControlServer:
@@ -61,14 +70,9 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> Answer:
         try:
-            request = json.loads(line)
-            if not isinstance(request, dict):
-                raise InvalidInput("a request is a JSON object")
-            return await self._dispatch(request)
+            return await self._dispatch(request_of(line))
         except PfsError as error:
             return error_json(error)
-        except (ValueError, KeyError, TypeError) as error:
-            return error_json(InvalidInput(f"the mount does not understand the request: {error!r}"))
         except OSError as error:
             return error_json(PfsError(f"the mount could not do it: {error}"))
         except Exception as error:  # one request must not end the daemon
@@ -84,6 +88,10 @@ class ControlServer:
         if op == "refresh":
             await self._fs.follow()
             return {}
+        if op not in _FIELDS:
+            raise InvalidInput(
+                f"the mount does not know the request '{display(op)}'", hint="unmount and mount again after an upgrade"
+            )
         branch = await self._fs.branch(request["repo"], request["branch"])
         if op == "status":
             return status_json(await branch.turning.status())
@@ -92,12 +100,8 @@ class ControlServer:
         if op == "discard":
             await branch.turning.discard(_paths(request))
             return {}
-        if op == "resolve":
-            settled, left = await branch.turning.resolve(Resolution(request["how"]), _paths(request))
-            return {"settled": [os.fsdecode(path_bytes(path)) for path in settled], "open": left}
-        raise InvalidInput(
-            f"the mount does not know the request '{op}'", hint="unmount and mount again after an upgrade"
-        )
+        settled, left = await branch.turning.resolve(Resolution(request["how"]), _paths(request))
+        return {"settled": [os.fsdecode(path_bytes(path)) for path in settled], "open": left}
 
     async def _commit(self, branch: Branch, request: Request) -> Answer:
         try:
@@ -115,6 +119,30 @@ class ControlServer:
             if branch.worktree.owned and not branch.worktree.is_clean:
                 uncommitted[branch.title] = branch.worktree.count_changes()
         return {**self._record.as_json(), "uncommitted": uncommitted}
+
+
+def request_of(line: bytes) -> Request:
+    """A request whose fields are of the right kinds: what goes wrong afterwards is no fault of who asked. Raises InvalidInput."""
+    try:
+        request = json.loads(line)
+    except ValueError:
+        request = None
+    good = isinstance(request, dict) and isinstance(request.get("op"), str)
+    if good:
+        paths, author = request.get("paths"), request.get("author")
+        texts = [request.get(name) for name in _FIELDS.get(request["op"], ())]
+        texts += [] if author is None else [author]
+        good = (
+            isinstance(paths, list | None)
+            and all(isinstance(text, str) for text in (*texts, *(paths or ())))
+            and request.get("how", "mine") in {how.value for how in Resolution}
+        )
+    if not good:
+        raise InvalidInput(
+            f"the mount does not understand the request: {display(line[:200])}",
+            hint="unmount and mount again after an upgrade",
+        )
+    return request  # type: ignore[no-any-return]
 
 
 def _paths(request: Request) -> list[RepoPath] | None:

@@ -32,6 +32,7 @@ from pfsmount.errors import (
     PfsError,
     StoreTooNew,
 )
+from pfsmount.ids import display
 
 FORMAT = 1
 STORE_FILE = "store.json"
@@ -68,7 +69,11 @@ def error_for(error: OSError, what: str) -> PfsError:
     if error.errno in (EACCES, EPERM, EROFS):
         where = f" '{error.filename}'" if error.filename else ""
         return PermissionDenied(f"no permission on{where or ' a file'} while {what}: {error.strerror}")
-    return PfsError(f"{what} failed: {error}")
+    named = error.filename2 or error.filename
+    where = (
+        "" if not isinstance(named, str | bytes) or b"/.pfs-" in b"/" + os.fsencode(named) else f": {display(named)}"
+    )
+    return PfsError(f"{what} failed: {error.strerror or error}{where}")
 
 
 @contextmanager

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from tests.semantics.scene import Scene
 
 
@@ -47,3 +51,49 @@ def test_a_merge_that_waits_is_named(mounted: Scene) -> None:
     assert "'pfs merge images@dev images@master' finishes it" in mounted.run("pfs", "commit", "images").stderr
     mounted.pfs("merge", "images@dev", "images@master")
     assert mounted.run("pfs", "commit", "images").stderr == ""
+
+
+def test_control_file_limits(mounted: Scene) -> None:
+    """S202 A message for `.pfs/commit` has at most 64 KiB
+
+    A longer one is refused by its write (EINVAL), nothing is committed, and `.pfs/error` says so.
+    """
+    (mounted.master / "file").write_text("x")
+    fd = os.open(mounted.master / ".pfs/commit", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.write(fd, b"m" * 65_537)
+        assert "at most 65,536 bytes, not 65,537; nothing was committed" in (mounted.master / ".pfs/error").read_text()
+        assert mounted.log() == []
+        os.write(fd, b"m" * 65_536)
+    finally:
+        os.close(fd)
+    assert len(mounted.log()) == 1
+    assert (mounted.master / ".pfs/error").read_text() == ""
+
+
+def test_places_that_cannot_be_written(scene: Scene) -> None:
+    """S203 A place that cannot be written to is named, with what to do
+
+    `pfs get` and `pfs init` say which place it is and that another is needed; they make nothing there.
+    """
+    scene.put({"file": "x"})
+    local = scene.write({"plain": "p"})
+    for arguments in (
+        ["get", "images:/file", "/proc/x"],
+        ["get", "images:/", "/proc/x"],
+        ["get", "images:/file", f"{local}/none/file"],
+        ["get", "images:/file", f"{local}/plain/"],
+        ["get", "images:/", f"{local}/plain/below"],
+        ["get", "images:/", "--tar", "/proc/x.tar"],
+        ["get", "images:/", "--tar", f"{local}"],
+        ["init", "/proc/x/store"],
+        ["init", f"{local}/plain/store"],
+    ):
+        said = scene.pfs(*arguments, code=1)
+        assert "[Errno" not in said, arguments
+        assert "b'" not in said, arguments
+        place = arguments[-1].removesuffix("/").removesuffix("/file").removesuffix("/below").removesuffix("/x")
+        assert place in said, arguments
+        assert "\n  hint: give " in said, arguments
+    assert sorted(os.listdir(local)) == ["plain"]
