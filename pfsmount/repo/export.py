@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EEXIST, ELOOP, ENOTDIR, ENOTEMPTY, ENOTSUP
 
-from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound
+from pfsmount.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, PfsError
 from pfsmount.ids import EntryName, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.store import ObjectStore
+from pfsmount.repo.descent import DIRECTORY_FLAGS, Descent, remove_tree
 from pfsmount.tree.content import Content, open_content
 from pfsmount.tree.directory import entries
 from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import load_xattrs
 
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = b".pfs-get-"
 _WRITE_MAX = 512 * 1024
@@ -69,7 +69,8 @@ class Export:
                 return
             fd = _open_directory(path)
             try:
-                self._contents(entry, fd, path, fresh=False)
+                with Descent(fd, path) as descent:
+                    self._fill(entry, descent, fresh=False)
             finally:
                 os.close(fd)
 
@@ -78,7 +79,7 @@ class Export:
         with disk_errors(f"writing to {display(directory)}"):
             fd = _open_directory(directory)
             try:
-                self._replace(entry, fd, EntryName(name), os.path.join(directory, name))
+                self._replace(entry, fd, EntryName(name), lambda: os.path.join(directory, name))
             finally:
                 os.close(fd)
 
@@ -86,19 +87,43 @@ class Export:
         """Write a file's bytes to a descriptor. Raises OSError."""
         self._copy(open_content(self._objects, entry), fd, sparse=False)
 
-    def _contents(self, entry: Entry, fd: int, path: bytes, *, fresh: bool) -> None:
-        """Fill a directory; `fresh`: nobody else knows of it and it is empty, so that final names can be written at once."""
-        for name, child in entries(self._objects, entry.id):
+    def _fill(self, entry: Entry, descent: Descent, *, fresh: bool) -> None:
+        """Write what is in a directory; `fresh`: nobody else knows of it and it is empty, so that final names can be written at once."""
+        stack = [(entry, entries(self._objects, entry.id))]
+        while stack:
+            directory, items = stack[-1]
+            below = self._fill_one(items, descent, fresh=fresh)
+            if below is not None:
+                stack.append((below, entries(self._objects, below.id)))
+                continue
+            stack.pop()
+            if stack:
+                fd = descent.leave()
+                try:
+                    if fresh:
+                        self._attributes(
+                            directory, fd
+                        )  # last: it may forbid writing, and its time is that of its last change
+                finally:
+                    os.close(fd)
+
+    def _fill_one(self, items: Iterator[tuple[EntryName, Entry]], descent: Descent, *, fresh: bool) -> Entry | None:
+        """Write entries of a directory up to the next one that is a directory, and go down into that; None at the end."""
+        fd = descent.fd
+        for name, child in items:
             if child.kind is Kind.DIRECTORY:
                 if fresh:
-                    self._make_directory(child, fd, name, os.path.join(path, name))
-                else:
-                    self._join_directory(child, fd, name, os.path.join(path, name))
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                    descent.enter(name)
+                    return child
+                if self._join(child, descent, name):
+                    return child
             elif fresh:
                 self._make(child, fd, name)
                 self._count()
             else:
-                self._replace(child, fd, name, os.path.join(path, name))
+                self._replace(child, fd, name, lambda name=name: descent.path(name))  # type: ignore[misc]
+        return None
 
     def _count(self) -> None:
         self.report.files += 1
@@ -107,26 +132,33 @@ class Export:
 
     # Directories
 
-    def _join_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
+    def _join(self, entry: Entry, descent: Descent, name: EntryName) -> bool:
+        """Go down into a directory that is there; False when it was not, and is now, with all in it."""
         try:
-            fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+            descent.enter(name)
         except FileNotFoundError:
-            self._new_directory(entry, parent, name, path)
-            return
+            self._new_directory(entry, descent.fd, name, descent.path(name))
+            return False
         except OSError as error:
             if error.errno in (ENOTDIR, ELOOP):
-                raise AlreadyExists(f"{display(path)} is not a directory; a directory cannot replace it") from None
+                raise AlreadyExists(
+                    f"{display(descent.path(name))} is not a directory; a directory cannot replace it"
+                ) from None
             raise
-        try:
-            self._contents(entry, fd, path, fresh=False)
-        finally:
-            os.close(fd)
+        return True
 
     def _new_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
         """A directory that is not there yet appears with everything in it, or not at all."""
         temporary = _TEMPORARY + os.urandom(8).hex().encode("ascii")
         try:
-            self._make_directory(entry, parent, EntryName(temporary), path)
+            os.mkdir(temporary, 0o700, dir_fd=parent)
+            fd = os.open(temporary, DIRECTORY_FLAGS, dir_fd=parent)
+            try:
+                with Descent(fd, path) as descent:
+                    self._fill(entry, descent, fresh=True)
+                self._attributes(entry, fd)
+            finally:
+                os.close(fd)
             try:
                 os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except OSError as error:
@@ -134,22 +166,13 @@ class Export:
                     raise AlreadyExists(f"{display(path)} was made by somebody else meanwhile") from None
                 raise
         except BaseException:
-            with suppress(OSError):
-                _remove(temporary, parent)
+            with suppress(OSError, PfsError):
+                remove_tree(temporary, parent)
             raise
-
-    def _make_directory(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
-        os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
-        try:
-            self._contents(entry, fd, path, fresh=True)
-            self._attributes(entry, fd)  # last: it may forbid writing, and its time is that of its last change
-        finally:
-            os.close(fd)
 
     # Files and symlinks
 
-    def _replace(self, entry: Entry, parent: int, name: EntryName, path: bytes) -> None:
+    def _replace(self, entry: Entry, parent: int, name: EntryName, path: Callable[[], bytes]) -> None:
         temporary = _TEMPORARY + os.urandom(8).hex().encode("ascii")
         try:
             self._make(entry, parent, EntryName(temporary))
@@ -158,7 +181,7 @@ class Export:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=parent)
             if isinstance(error, IsADirectoryError):
-                raise IsADirectory(f"{display(path)} is a directory; a file cannot replace it") from None
+                raise IsADirectory(f"{display(path())} is a directory; a file cannot replace it") from None
             raise
         self._count()
 
@@ -222,23 +245,6 @@ def _open_directory(path: bytes) -> int:
         raise NotFound(f"there is no directory {display(path)}") from None
     except NotADirectoryError:
         raise NotADirectory(f"{display(path)} is not a directory") from None
-
-
-def _remove(name: bytes, parent: int) -> None:
-    """Remove a directory that this process has made, with all that is in it. Raises OSError."""
-    os.chmod(name, 0o700, dir_fd=parent)
-    fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
-    try:
-        with os.scandir(fd) as scan:
-            found = [(os.fsencode(item.name), item.is_dir(follow_symlinks=False)) for item in scan]
-        for below, is_directory in found:
-            if is_directory:
-                _remove(below, fd)
-            else:
-                os.unlink(below, dir_fd=fd)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent)
 
 
 def _write_all(fd: int, data: bytes, offset: int | None) -> None:

@@ -4,7 +4,8 @@ A tree is read in the order of its names, in runs of small files: a run is read,
 file is what it costs. Anything else (a large file, xattrs, a symlink, a directory) is read for itself. When there is much to read, a second process reads runs
 ahead (`reading_process`).
 
-Directories are held open and files opened relative to them, so that paths may be of any length and nobody can exchange a directory meanwhile.
+Directories are held open and files opened relative to them, so that paths may be of any length and nobody can exchange a directory meanwhile. Of a deep
+tree only the last ones are open (`descent`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pfsmount.ids import ID_BYTES, ObjectId, display
 from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
+from pfsmount.repo.descent import OPEN_MAX, Identity, identity_of, open_above
 from pfsmount.repo.reading_process import ReadFile, ReadingProcess
 from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, kept_xattrs
 from pfsmount.repo.stat_cache import StatCache
@@ -91,7 +93,7 @@ class LocalFiles:
             try:
                 if not stat.S_ISDIR(info.st_mode):
                     return self.file(fd, os.fstat(fd), previous)
-                top = _Directory(fd, path, b"", DirectoryBuilder(self.batch), previous=previous)
+                top = _Directory(fd, path, DirectoryBuilder(self.batch), previous=previous)
                 _Walk(self, top).carry_out()
                 return self.directory(fd, top.builder)
             finally:
@@ -151,15 +153,36 @@ class _Directory:
     """A directory that is being read: open, with the builder of its entries."""
 
     fd: int
-    path: bytes
-    """How errors name it."""
-    relative: bytes
-    """How exclusions name what is in it: the path from the source, with a `/` at its end."""
+    """-1 while it is closed, because work goes on far below it."""
+    name: bytes
+    """Of the first one: the path, as errors name it."""
     builder: DirectoryBuilder
-    name: bytes = b""
     parent: _Directory | None = None
     previous: Entry | None = None
     """What the target has there now."""
+    identity: Identity = (0, 0)
+    """While it is closed: what it was."""
+
+    # Paths are put together when they are asked for: those of a deep tree would be as long as it is deep, each.
+
+    @property
+    def path(self) -> bytes:
+        """How errors name it."""
+        top, names = self._names()
+        return os.path.join(top, *names)
+
+    @property
+    def relative(self) -> bytes:
+        """How exclusions name what is in it: the path from the source, with a `/` at its end."""
+        return b"".join(name + b"/" for name in self._names()[1])
+
+    def _names(self) -> tuple[bytes, list[bytes]]:
+        names = []
+        at = self
+        while at.parent is not None:
+            names.append(at.name)
+            at = at.parent
+        return at.name, names[::-1]
 
     def of(self, name: bytes) -> bytes:
         """The path of an entry."""
@@ -266,32 +289,53 @@ class _Walk:
             if below is not None:
                 yield _Enter(below)
                 stack.append((below, self._names(below)))
+                if len(stack) > OPEN_MAX + 1:
+                    self._close_meanwhile(stack[-OPEN_MAX - 1][0])
                 continue
             if names:
                 yield self._plan(directory, names)
                 names = []
             stack.pop()
             if stack:
+                self._open_again(stack[-1][0], directory)
                 yield _Leave(directory)
 
     def _names(self, directory: _Directory) -> Iterator[tuple[bytes, int]]:
         """Names and kinds in bytewise order. One string an entry: there may be millions, and sorting needs all."""
-        with _reading(directory.path), os.scandir(directory.fd) as scan:
+        with _reading(lambda: directory.path), os.scandir(directory.fd) as scan:
             found = sorted(item.name.encode(_ENCODING, _ERRORS) + _tag_of(item) for item in scan)
         exclude = self._files.exclude
+        relative = b"" if exclude is None else directory.relative
         for text in found:
             name, kind = text[:-2], text[-1]
-            if exclude is None or not exclude(directory.relative + name, kind == _DIRECTORY):
+            if exclude is None or not exclude(relative + name, kind == _DIRECTORY):
                 yield name, kind
 
     def _descend(self, directory: _Directory, name: bytes) -> _Directory:
-        path = directory.of(name)
-        with _reading(path):
+        with _reading(lambda: directory.of(name)):
             fd = os.open(name, _OPEN_DIRECTORY, dir_fd=directory.fd)
-        builder = DirectoryBuilder(self._batch)
-        below = _Directory(fd, path, directory.relative + name + b"/", builder, name, directory)
+        below = _Directory(fd, name, DirectoryBuilder(self._batch), directory)
         self._open.add(below)
         return below
+
+    def _close_meanwhile(self, directory: _Directory) -> None:
+        """Close a directory that is so far above that no planned step is about it."""
+        directory.identity = identity_of(directory.fd)
+        self._open.remove(directory)
+        os.close(directory.fd)
+        directory.fd = -1
+
+    def _open_again(self, directory: _Directory, below: _Directory) -> None:
+        if directory.fd < 0:
+            with _reading(lambda: directory.path):
+                above = open_above(below.fd, directory.identity)
+            if above is None:
+                raise InvalidInput(
+                    f"{display(below.path)} was moved to another directory while it was read; nothing was committed",
+                    hint="run the command again when nothing changes there",
+                )
+            directory.fd = above
+            self._open.add(directory)
 
     def _plan(self, directory: _Directory, names: list[bytes]) -> _Run:
         now_ns = time.time_ns()
@@ -336,7 +380,7 @@ class _Walk:
                 directory.previous = directory.parent.before(self._batch, directory.name)
             case _Leave(directory):
                 assert directory.parent is not None
-                with _reading(directory.path):
+                with _reading(lambda: directory.path):
                     entry = self._files.directory(directory.fd, directory.builder)
                 directory.parent.builder.add(entry_item(directory.name, entry))
                 self._open.remove(directory)
@@ -434,7 +478,7 @@ class _Walk:
         if kind == _OTHER:
             self._files.report.skipped.append(directory.of(name))
             return
-        with _reading(directory.of(name)):
+        with _reading(lambda: directory.of(name)):
             info = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             target = os.readlink(name, dir_fd=directory.fd)
         entry = symlink_entry(target, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
@@ -452,11 +496,11 @@ def _tag_of(item: os.DirEntry[str]) -> bytes:
 
 
 @contextmanager
-def _reading(path: bytes) -> Iterator[None]:
+def _reading(path: bytes | Callable[[], bytes]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise reading_error(error, path) from error
+        raise reading_error(error, path if isinstance(path, bytes) else path()) from error
 
 
 def reading_error(error: OSError, path: bytes) -> PfsError:
