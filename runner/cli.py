@@ -24,7 +24,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command(context_settings={"ignore_unknown_options": False})
 def run(
-    command: Annotated[list[str], typer.Argument(help="The command and its arguments, after '--'.", metavar="COMMAND")],
+    command: Annotated[
+        list[str], typer.Argument(help="The command and its arguments, after '--'.", metavar="COMMAND…")
+    ],
     inputs: Annotated[
         list[str],
         typer.Option("--input", "-i", help="[NAME=]REPO@REVISION:GLOB; several make a cross product.", metavar="INPUT"),

@@ -95,6 +95,16 @@ class CommandGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def _name_as_manuals_do(argument: Any) -> None:
+    """`TARGET`, `[TARGET]` and `PATH…`; typer writes `{target}`."""
+    name = argument.metavar or argument.name.upper() + ("…" if argument.nargs == -1 else "")
+
+    def make_metavar(*_: Any, usage: bool = False, **__: Any) -> str:
+        return f"[{name}]" if usage and not argument.required else name
+
+    argument.make_metavar = make_metavar
+
+
 def _store_option() -> TyperOption:
     return TyperOption(
         param_decls=["--store"],
@@ -114,6 +124,9 @@ def with_store(command: Any) -> Any:
     """The command, and those below it, with `--store`: it is understood before and after a command's name, as restic's -r."""
     if all("--store" not in parameter.opts for parameter in command.params):
         command.params.append(_store_option())
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                _name_as_manuals_do(parameter)
         for below in getattr(command, "commands", {}).values():
             with_store(below)
     return command

@@ -58,7 +58,7 @@ def say_commit(commit: Commit | None, repo: str, branch: str, did: str, nothing:
         output.say(f"{did}; {repo}@{branch} is now {commit.id.hex()[:12]}")
 
 
-def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET")]) -> None:
+def cat(targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION]:/PATH", metavar="TARGET…")]) -> None:
     """Print files."""
     from pfsmount.repo.export import Export
     from pfsmount.tree.entry import Kind
@@ -166,7 +166,7 @@ def long_row(path: RepoPath, entry: Entry) -> tuple[str, ...]:
 
 
 def cp(
-    sources: Annotated[list[str], typer.Argument(help="REPO[@REVISION][:/PATH]")],
+    sources: Annotated[list[str], typer.Argument(help="REPO[@REVISION][:/PATH]", metavar="SOURCE…")],
     target: Annotated[str, typer.Argument(help="REPO@BRANCH[:/PATH]")],
     message: MessageOption = None,
     json: JsonFlag = False,
@@ -197,7 +197,7 @@ def cp(
 
 
 def rm(
-    targets: Annotated[list[str], typer.Argument(help="REPO@BRANCH:/PATH, all of one branch.", metavar="TARGET")],
+    targets: Annotated[list[str], typer.Argument(help="REPO@BRANCH:/PATH, all of one branch.", metavar="TARGET…")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories too.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="What is not there is no error.")] = False,
     message: MessageOption = None,

@@ -177,7 +177,7 @@ def _abort(text: str, json: bool) -> None:
 
 def resolve(
     targets: Annotated[
-        list[str], typer.Argument(help="REPO@BRANCH and paths in it, or REPO@BRANCH:/PATH …", metavar="TARGET [PATH]")
+        list[str], typer.Argument(help="REPO@BRANCH and paths in it, or REPO@BRANCH:/PATH …", metavar="TARGET [PATH…]")
     ],
     mine: MineFlag = False,
     theirs: TheirsFlag = False,

@@ -12,7 +12,7 @@ from pfsmount.cli import output
 from pfsmount.errors import InvalidInput
 
 DirectoryArgument = Annotated[
-    Path | None, typer.Argument(metavar="[DIR]", help="The mount point; default: /pfs as root, else ~/pfs.")
+    Path | None, typer.Argument(metavar="DIR", help="The mount point; default: /pfs as root, else ~/pfs.")
 ]
 
 

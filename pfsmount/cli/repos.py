@@ -23,7 +23,8 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def init(
     directory: Annotated[
-        Path | None, typer.Argument(help="Where; default: --store, $PFS_STORE or the user's data directory.")
+        Path | None,
+        typer.Argument(help="Where; default: --store, $PFS_STORE or the user's data directory.", metavar="DIR"),
     ] = None,
 ) -> None:
     """Make an empty store."""
@@ -39,7 +40,7 @@ def init(
 
 @repo_app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Letters, digits, '_', '-', '.'.")],
+    name: Annotated[str, typer.Argument(help="Letters, digits, '_', '-', '.'.", metavar="REPO")],
     description: Annotated[str, typer.Option("--description", "-d", help="What is in it.")] = "",
 ) -> None:
     """Make a repo with an empty branch 'master'."""
@@ -73,7 +74,7 @@ def list_repos(json: JsonFlag = False) -> None:
 
 
 @repo_app.command("inspect")
-def inspect(name: Annotated[str, typer.Argument(help="The repo.")], json: JsonFlag = False) -> None:
+def inspect(name: Annotated[str, typer.Argument(help="The repo.", metavar="REPO")], json: JsonFlag = False) -> None:
     """Show one repo with its branches."""
     with output.open_store() as store:
         repo = describe(store, store.repo(name))
@@ -108,7 +109,7 @@ def inspect(name: Annotated[str, typer.Argument(help="The repo.")], json: JsonFl
 
 @repo_app.command("default")
 def default(
-    name: Annotated[str, typer.Argument(help="The repo.")],
+    name: Annotated[str, typer.Argument(help="The repo.", metavar="REPO")],
     branch: Annotated[str, typer.Argument(help="What the repo's name alone is to mean.")],
 ) -> None:
     """Choose the default branch of a repo."""
@@ -121,7 +122,7 @@ def default(
 
 @repo_app.command("delete")
 def delete(
-    name: Annotated[str, typer.Argument(help="The repo.")],
+    name: Annotated[str, typer.Argument(help="The repo.", metavar="REPO")],
     yes: YesFlag = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask; delete uncommitted work too.")] = False,
 ) -> None:

@@ -33,7 +33,7 @@ _WRITABLE = "give a directory that exists and that you may write to"
 
 def put(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Files and directories; '-' is standard input.", metavar="SOURCES...")
+        list[str] | None, typer.Argument(help="Files and directories; '-' is standard input.", metavar="SOURCE…")
     ] = None,
     target: Annotated[str, typer.Argument(help="REPO@BRANCH[:/PATH]")] = "",
     message: MessageOption = None,
@@ -76,7 +76,7 @@ def put(
     if tar is not None and sources:
         raise InvalidInput("put takes either files or an archive", hint="pfs put --tar ARCHIVE REPO@BRANCH:/PATH")
     if not target or (tar is None and not sources):
-        raise InvalidInput("put needs what to put, and where", hint="pfs put FILES... REPO@BRANCH:/PATH")
+        raise InvalidInput("put needs what to put, and where", hint="pfs put FILE… REPO@BRANCH:/PATH")
     if delete and exclude:
         raise InvalidInput(
             "--delete would also delete what --exclude leaves out; nothing was changed",

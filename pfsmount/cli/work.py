@@ -134,7 +134,9 @@ def _print_status(status: WorktreeStatus) -> None:
 
 
 def commit(
-    targets: Annotated[list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to commit only that.")],
+    targets: Annotated[
+        list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to commit only that.", metavar="TARGET…")
+    ],
     message: MessageOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -221,7 +223,9 @@ def _edit(text: str) -> str:
 
 
 def discard(
-    targets: Annotated[list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to discard only that.")],
+    targets: Annotated[
+        list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to discard only that.", metavar="TARGET…")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
     json: JsonFlag = False,
 ) -> None:

@@ -97,3 +97,10 @@ def test_long_messages_are_broken_between_words() -> None:
     assert wrapped(text, 200) == text
     path = "pfs: there is no /" + "x" * 50
     assert wrapped(path, 30).split() == path.split(), "a path stays in one piece"
+
+
+def test_usage_is_written_as_in_manuals(pfs: Run) -> None:
+    for module, command in (("pfsmount.cli.app", "put"), ("pfsmount.cli.app", "cp"), ("runner.cli", "run")):
+        usage = run_command(module, pfs.store, command, "--help").stdout.splitlines()[0]  # type: ignore[attr-defined]
+        arguments = usage.partition("[OPTIONS] ")[2]
+        assert arguments == {"put": "[SOURCE…] [TARGET]", "cp": "SOURCE… TARGET", "run": "COMMAND…"}[command]
