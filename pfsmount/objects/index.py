@@ -146,7 +146,8 @@ class Index:
                     mode=0o600,
                     meminit=False,
                 )
-                self._tables = {table: self._env.open_db(table.value) for table in tables}
+                with self._env.begin(write=True) as txn:  # one: when the tables are new, all are there or none
+                    self._tables = {table: self._env.open_db(table.value, txn=txn) for table in tables}
                 self._env.reader_check()
         except BaseException:
             os.close(self._openers)

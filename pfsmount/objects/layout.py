@@ -1,6 +1,7 @@
 """The directory of a store: what lies where, how it is made, and which places are refused.
 
-`store.json` is one line of JSON, written last: a directory without it is not a store.
+`store.json` is one line of JSON, written when everything else is durable: a directory without it is not a store, and what a crash left
+of one is made again.
 
 | key | |
 |---|---|
@@ -13,6 +14,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from errno import EACCES, EDQUOT, EFBIG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 
+from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import (
     AlreadyExists,
     Corrupt,
@@ -33,6 +36,7 @@ from pfsmount.errors import (
     StoreTooNew,
 )
 from pfsmount.ids import display
+from pfsmount.objects.index import Index
 
 FORMAT = 1
 STORE_FILE = "store.json"
@@ -113,38 +117,70 @@ def refuse_bad_place(path: Path) -> None:
         )
 
 
-def create_store(path: Path) -> StoreInfo:
-    """Make an empty store at `path`, which must not exist or be an empty directory.
+def create_store(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> StoreInfo:
+    """Make an empty store at `path`, which must not exist or be an empty directory. Durable when this returns.
 
     Raises AlreadyExists, InvalidInput (a filesystem that cannot hold one), NoSpace, PermissionDenied.
     """
-    if (path / STORE_FILE).exists():
-        raise AlreadyExists(f"there is a store at {path} already")
     if path.exists() and not path.is_dir():
         raise AlreadyExists(f"{path} is a file", hint="a store is a directory")
-    if path.is_dir() and any(name not in _DIRECTORIES for name in os.listdir(path)):
-        raise AlreadyExists(f"{path} is not empty", hint="give a new or empty directory")
     info = StoreInfo(path, os.urandom(16), FORMAT, time.time_ns())
     with disk_errors(f"making a store at {path}"):
+        above = next(parent for parent in path.absolute().parents if parent.exists())
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_bad_place(path)
-        for name in _DIRECTORIES:
-            (path / name).mkdir(mode=0o700, exist_ok=True)
-        line = {
-            "created_ns": info.created_ns,
-            "features": [],
-            "format": FORMAT,
-            "id": info.id.hex(),
-            "kind": "pfs store",
-        }
-        temporary = path / "tmp" / STORE_FILE
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path / STORE_FILE)
-        fsync_directory(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # of two at once, the second finds a store
+            _check_is_new(path)
+            refuse_bad_place(path)
+            _fill(path, settings)
+            _write_store_file(info)
+        finally:
+            os.close(fd)
+        for parent in path.absolute().parents:
+            fsync_directory(parent)
+            if parent == above:
+                break
     return info
+
+
+def _check_is_new(path: Path) -> None:
+    if (path / STORE_FILE).exists():
+        raise AlreadyExists(f"there is a store at {path} already")
+    if any(name not in _DIRECTORIES for name in os.listdir(path)) or _names(path / "segments"):
+        raise AlreadyExists(f"{path} is not empty", hint="give a new or empty directory")
+
+
+def _names(path: Path) -> list[str]:
+    return os.listdir(path) if path.exists() else []
+
+
+def _fill(path: Path, settings: StoreSettings) -> None:
+    """Everything but `store.json`, durable. An index that is there was left by a crash in here, which may have torn it."""
+    for name in _DIRECTORIES:
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    for name in _names(path / "index"):
+        (path / "index" / name).unlink()
+    Index(path / "index", settings.map_size).close()
+    fsync_directory(path / "index")
+    fsync_directory(path)
+
+
+def _write_store_file(info: StoreInfo) -> None:
+    line = {
+        "created_ns": info.created_ns,
+        "features": [],
+        "format": FORMAT,
+        "id": info.id.hex(),
+        "kind": "pfs store",
+    }
+    temporary = info.path / "tmp" / STORE_FILE
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(json.dumps(line, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, info.path / STORE_FILE)
+    fsync_directory(info.path)
 
 
 def read_store_info(path: Path) -> StoreInfo:

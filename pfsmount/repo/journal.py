@@ -144,14 +144,17 @@ class JournalReader:
             at += len(block)
 
     def is_damaged(self) -> bool:
-        """True when what stands behind the last valid line cannot be the torn end of a write: whole lines are in it, or, where not
-        even the first line is valid, any line."""
+        """True when what stands behind the last valid line cannot be what a power cut left of lines that were not fsynced: whole lines are in
+        it, or, where not even the first line is valid, any line.
+
+        The disk may have later blocks of what was not fsynced and lack earlier ones. Those read as zeros, which no line has.
+        """
         rest, first = b"", True
         for block in self.torn():
             *lines, rest = (rest + block).split(b"\n")
             if lines and first:
-                if decode_line(lines[0], self.digits) is not None:
-                    return False  # written since
+                if b"\0" in lines[0] or decode_line(lines[0], self.digits) is not None:
+                    return False  # lost, or written since
                 first = False
             if any(_WHOLE_LINE.fullmatch(line) for line in lines) or (lines and not self.offset):
                 return True

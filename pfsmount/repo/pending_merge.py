@@ -113,14 +113,12 @@ def write_pending(store: Store, repo: str, branch: str, pending: PendingMerge) -
             file.flush()
             os.fsync(file.fileno())
         beside.rename(directory / _FILE)
-        fsync_directory(directory)
+        for changed in (directory, directory.parent, directory.parent.parent):  # whoever made them may have died before
+            fsync_directory(changed)
 
 
 def _make(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fsync_directory(directory.parent)
-        fsync_directory(directory.parent.parent)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def drop_pending(store: Store, repo: str, branch: str) -> bool:

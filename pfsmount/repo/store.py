@@ -94,8 +94,7 @@ class Store:
     @classmethod
     def create(cls, path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> None:
         """Make an empty store. Raises AlreadyExists, InvalidInput, NoSpace, PermissionDenied."""
-        create_store(path)
-        cls.open(path, settings).close()
+        create_store(path, settings)
 
     @classmethod
     def open(cls, path: Path, settings: StoreSettings = DEFAULT_SETTINGS, *, author: str = "") -> Store:

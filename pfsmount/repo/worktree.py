@@ -218,7 +218,10 @@ class Worktree(WorktreeLook):
                 raise damage(reader, self.title)
             if replay is None:  # not even the first line is whole: a power cut right at the start
                 self._show(self.store.head(self.repo.name, self.branch))
-                path.unlink()
+                if torn:
+                    path.replace(torn_path(path))
+                else:
+                    path.unlink()
                 return
             if torn:
                 kept = torn_path(path)
@@ -291,7 +294,9 @@ class Worktree(WorktreeLook):
     def _take_lock(self) -> bool:
         with disk_errors("opening a worktree"):
             while True:
-                if not self.path.is_dir():
+                if not (
+                    self.path / "lock"
+                ).exists():  # also where whoever made the directory died before its name was durable
                     self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                     fsync_directory(self.path.parent)
                     fsync_directory(self.path.parent.parent)

@@ -439,6 +439,21 @@ def test_torn_end_is_kept_beside_the_journal(store: Store, worktree: Worktree) -
         assert not list(opened.path.glob("journal.*"))
 
 
+def test_lines_of_which_a_power_cut_left_only_the_later_ones(store: Store, worktree: Worktree) -> None:
+    """What was not fsynced may lack a block in its middle, which reads as zeros: it ends there, and is no damage."""
+    expected = twenty(worktree)
+    file = worktree.journal_path(1)
+    whole = file.read_bytes()
+    at = whole.index(b"f7") - 20
+    file.write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+    with Worktree.open(store, "images", "master") as opened:
+        assert contents(opened) == {name: data for name, data in expected.items() if int(name[1:]) < 7}
+        assert file.with_name("journal.1.torn").read_bytes().endswith(whole[at + 512 :])
+        put(opened, "later", b"L")
+        with reopened(opened) as again:
+            assert contents(again)["later"] == b"L"
+
+
 @pytest.mark.parametrize("left", [0, 7])
 def test_torn_first_line_means_nothing_was_written(store: Store, worktree: Worktree, left: int) -> None:
     put(worktree, "a", b"A")

@@ -1,0 +1,42 @@
+"""Power cuts: a store as it may be on the disk after every prefix of its writes, opened and used (`docs/CRASHES.md`)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.crash.checking import check_all, check_store
+from tests.crash.replay import Crash, crashes
+from tests.crash.workloads import LARGE, WORKLOADS, Workload, World, record
+
+
+def cut_power(workload: Workload, world: World, seed: int, per_step: int | None) -> None:
+    """Record a workload and check what power cuts may leave of it."""
+    recording = record(world, workload)
+
+    def check(path: Path, crash: Crash) -> None:
+        check_store(path, recording.acknowledged, crash.marks, atomic=workload.atomic)
+
+    started = time.monotonic()
+    states = crashes(recording.disk, recording.steps, seed=seed, per_step=per_step)
+    count, failures = check_all(states, world.root / "states", check)
+    seconds = time.monotonic() - started
+    print(f"power cuts in '{workload.name}': {recording.count} crash points, {count} states in {seconds:.1f} s")
+    text = "".join(f"\nafter {one.crash.after} steps, {one.crash.what}:\n{one.why}" for one in failures)
+    assert not failures, text
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
+def test_power_cuts(workload: Workload, world: World) -> None:
+    """Some of the states after each step."""
+    cut_power(workload, world, 1, workload.per_step)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workload", [*WORKLOADS, LARGE], ids=lambda one: one.name)
+def test_all_power_cuts(workload: Workload, world: World) -> None:
+    """All of them."""
+    cut_power(workload, world, 2, None)

@@ -1,0 +1,309 @@
+"""What is done to a store while its steps are recorded, killed or made to fail.
+
+A workload is a list of actions; each ends with an acknowledgement, the moment from which on what it did must survive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfsmount.fs.mountpoint import mounted_at, run_unmount
+from tests.crash.checking import Acknowledged, View, view_at
+from tests.crash.replay import MARK, Disk, Step, mark, read_log
+from tests.crash.shim import Done, Mode, Zygote
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Commands: those that make the store as it is in the beginning, and those that are watched."""
+
+    name: str
+    prepare: tuple[Command, ...]
+    actions: tuple[Command, ...]
+    atomic: bool = True
+    """Each action is one change of the refs."""
+    per_step: int = 3
+    """How many states the short tier tries after each step."""
+    drive: Callable[[World], None] | None = None
+    """Does things between the actions and the end that are no commands."""
+
+
+WORKTREE = """
+import json, os, sys
+from pathlib import Path
+from pfsmount.ids import EntryName
+from pfsmount.repo.overlay_nodes import NodeKind
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree import Worktree
+from tests.crash.checking import view_of
+from tests.crash.replay import mark
+from tests.worktrees import at, put
+
+store = Store.open(Path(os.environ["PFS_STORE"]), author="tester@here")
+worktree = Worktree.open(store, "images", "master", own=True)
+touched = set()
+
+def write(path, data):
+    touched.add(f"images@master:{path}")
+    put(worktree, path, data)
+
+def over(path, offset, data):
+    touched.add(f"images@master:{path}")
+    worktree.write(at(worktree, path), offset, data)
+
+def unlink(path):
+    touched.add(f"images@master:{path}")
+    worktree.unlink(worktree.root, path.encode())
+
+def synced(**files):
+    for path, data in files.items():
+        worktree.fsync(at(worktree, path) if data is not None else None)
+    told({f"images@master:{path}": None if data is None else data.hex() for path, data in files.items()})
+
+def told(files={}):
+    text = {"view": view_of(store), "files": files, "touched": sorted(touched)}
+    mark(Path(argv[0]), json.dumps(text).encode())
+    touched.clear()
+"""
+
+WORK = (
+    WORKTREE
+    + """
+write("new", b"n" * 5000)
+synced(new=b"n" * 5000)
+write("old", b"rewritten" * 300)          # 'whole' line over the base's content
+write("unsynced", b"u" * 9000)
+synced(old=b"rewritten" * 300)
+over("big", 100_000, b"x" * 3000)          # small enough to be copied up
+synced(big=b"b" * 100_000 + b"x" * 3000 + b"b" * 17_000)
+for i in range(20):                        # more lines than a page, none synced
+    write(f"many-{i:02}-" + "y" * 60, b"")
+unlink("gone")
+write("last", b"l" * 100)
+synced(last=b"l" * 100, gone=None)
+worktree.commit("first")
+told()
+write("old", b"once more" * 200)
+write("unsynced", b"v" * 4000)
+synced(old=b"once more" * 200)
+worktree.commit("second")
+told()
+write("dropped", b"d")
+worktree.discard()
+told()
+"""
+)
+
+LARGE_WORK = (
+    WORKTREE
+    + """
+base = b"B" * (5 << 20)
+over("large", 1_000_000, b"x" * 5000)      # extents in a sparse file
+synced(large=base[:1_000_000] + b"x" * 5000 + base[1_005_000:])
+over("large", 3_000_000, b"y" * 100)
+worktree.truncate(at(worktree, "large"), 4_500_000)
+write("other", b"o")
+synced(other=b"o")
+worktree.commit("large")
+told()
+"""
+)
+
+SEALS = """
+import json, os
+from pathlib import Path
+from pfsmount.config import StoreSettings
+from pfsmount.repo.store import Store
+from tests.crash.checking import view_of
+from tests.crash.replay import mark
+from tests.repo.test_store import put
+
+with Store.open(Path(os.environ["PFS_STORE"]), StoreSettings(segment_size=20_000), author="tester@here") as store:
+    for i in range(6):
+        for name, size in ((f"file-{i}", 9000), (f"tiny-{i}", 900)):
+            put(store, name, bytes([i]) * size)
+            mark(Path(argv[0]), json.dumps({"view": view_of(store)}).encode())
+"""
+
+
+class World:
+    """A place where workloads run: the zygote, a store, some files."""
+
+    def __init__(self, zygote: Zygote, root: Path) -> None:
+        self.zygote, self.root = zygote, root
+        self.store = root / "store"
+        self.log = root / "log"
+        self.files = root / "files"
+        self.point = root / "mnt"
+        self.mode = Mode.COUNT
+        root.mkdir(exist_ok=True)
+        if not self.files.exists():
+            self._make_files()
+
+    def _make_files(self) -> None:
+        for path, data in {
+            "old": b"old" * 500,
+            "gone": b"gone",
+            "big": b"b" * 120_000,
+            "photos/a": b"a" * 5000,
+            "photos/b": b"b" * 900,
+            "photos/empty": b"",
+            "photos/below/c": b"c" * 70_000,
+            "tiny/t": b"t",
+            "other": b"other" * 1000,
+            "mine": b"mine" * 400,
+            "job.py": JOB.encode(),
+        }.items():
+            (self.files / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.files / path).write_bytes(data)
+
+    def run(self, command: Command, **options: Any) -> Done:
+        """Run one command; `{files}`, `{mnt}` and `{log}` in it are places here."""
+        places = {"files": str(self.files), "mnt": str(self.point), "log": str(self.log)}
+        program, *arguments = command
+        if program == "python":
+            arguments = [arguments[0], *(part.format(**places) for part in arguments[1:])]
+        else:
+            arguments = [part.format(**places) for part in arguments]
+        return self.zygote.run(program, *arguments, store=self.store, log=self.log, **options)
+
+    def good(self, command: Command, **options: Any) -> Done:
+        """Run one command, which must do what it is told."""
+        done = self.run(command, **options)
+        assert done.code == 0, f"{command}: {done.code}\n{done.out}{done.errors}"
+        return done
+
+    def clean_up(self) -> None:
+        """Take the mount away, if there is one."""
+        if mounted_at(str(self.point)) is not None:
+            with suppress(Exception):
+                run_unmount(str(self.point), lazy=True, force=True)
+
+
+JOB = """\
+import pathlib
+for path in pathlib.Path("/pfs/images").iterdir():
+    (pathlib.Path("/pfs/out") / path.name).write_text(str(path.lstat().st_size))
+"""
+INIT: Command = ("pfs", "init")
+IMAGES: tuple[Command, ...] = (INIT, ("pfs", "repo", "create", "images"))
+FILLED: tuple[Command, ...] = (*IMAGES, ("pfs", "put", "{files}/old", "{files}/gone", "{files}/big", "images@master:/"))
+BRANCHED: tuple[Command, ...] = (
+    *FILLED,
+    ("pfs", "branch", "images@dev", "images@master"),
+    ("pfs", "put", "{files}/mine", "images@master:/mine"),
+    ("pfs", "put", "{files}/other", "images@master:/both"),
+    ("pfs", "put", "{files}/other", "images@dev:/other"),
+    ("pfs", "put", "{files}/mine", "images@dev:/both"),
+)
+
+WORKLOADS = (
+    Workload(
+        "init",
+        (),
+        (INIT, ("pfs", "repo", "create", "images"), ("pfs", "put", "{files}/old", "images@master:/old")),
+    ),
+    Workload(
+        "put",
+        IMAGES,
+        (
+            ("pfs", "put", "{files}/photos", "images@master:/", "-m", "small"),
+            ("pfs", "put", "{files}/tiny", "images@master:/t", "-m", "tiny"),
+            ("pfs", "put", "{files}/photos", "images@master:/again", "-m", "nothing new"),
+            ("pfs", "rm", "-r", "images@master:/t"),
+            ("pfs", "cp", "images@master:/again", "images@master:/copy"),
+        ),
+    ),
+    Workload(
+        "refs",
+        FILLED,
+        (
+            ("pfs", "branch", "images@dev", "images@master"),
+            ("pfs", "put", "{files}/mine", "images@dev:/mine"),
+            ("pfs", "tag", "images@v1", "images@dev"),
+            ("pfs", "reset", "images@dev", "images@master"),
+            ("pfs", "branch", "--move", "images@dev", "side"),
+            ("pfs", "branch", "-d", "-f", "images@side"),
+            ("pfs", "tag", "-d", "-f", "images@v1"),
+            ("pfs", "repo", "create", "other"),
+            ("pfs", "cp", "images@master", "other@master"),
+            ("pfs", "repo", "delete", "-f", "images"),
+        ),
+        per_step=2,
+    ),
+    Workload(
+        "merge",
+        BRANCHED,
+        (
+            ("pfs", "merge", "--mine", "images@dev", "images@master", "-m", "merged"),
+            ("pfs", "revert", "images@master", "master"),
+        ),
+    ),
+    Workload("worktree", FILLED, (("python", WORK, "{log}"),), per_step=1),
+    Workload("seals", IMAGES, (("python", SEALS, "{log}"),), per_step=1),
+)
+LARGE = Workload(
+    "large",
+    (*IMAGES, ("pfs", "put", "{files}/large", "images@master:/large")),
+    (("python", LARGE_WORK, "{log}"), ("pfs", "put", "{files}/larger", "images@master:/large")),
+    per_step=1,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a workload did, and what it acknowledged."""
+
+    disk: Disk
+    steps: list[Step]
+    acknowledged: list[Acknowledged]
+
+    @property
+    def count(self) -> int:
+        """How many steps: the places where a crash can come."""
+        return sum(step.type != MARK for step in self.steps)
+
+
+def prepare(world: World, workload: Workload) -> None:
+    """Make the store in which a workload begins."""
+    for command in workload.prepare:
+        world.good(command)
+
+
+def record(world: World, workload: Workload) -> Recording:
+    """Run a workload once, whole."""
+    prepare(world, workload)
+    world.log.unlink(missing_ok=True)
+    start = Acknowledged(view_at(world.store))
+    disk = Disk(world.store)
+    try:
+        for command in workload.actions:
+            world.good(command, mode=Mode.RECORD)
+            if command[0] != "python":
+                mark(world.log, json.dumps({"view": view_at(world.store)}).encode())
+        if workload.drive is not None:
+            workload.drive(world)
+    finally:
+        world.clean_up()
+    steps = [*read_log(world.log)]
+    return Recording(disk, steps, [start, *acknowledgements(steps)])
+
+
+def acknowledgements(steps: list[Step]) -> Iterator[Acknowledged]:
+    """What the marks of a log say."""
+    files: dict[str, bytes | None] = {}
+    for step in steps:
+        if step.type == MARK:
+            told: Mapping[str, Any] = json.loads(step.data)
+            touched = frozenset(told.get("touched", ()))
+            new = {name: None if data is None else bytes.fromhex(data) for name, data in told.get("files", {}).items()}
+            files = {name: data for name, data in files.items() if name not in touched} | new
+            view: View = told["view"]
+            yield Acknowledged(view, files, touched, frozenset(told.get("gone", ())))
