@@ -6,6 +6,7 @@ A workload is a list of actions; each ends with an acknowledgement, the moment f
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,9 +161,17 @@ class World:
             "other": b"other" * 1000,
             "mine": b"mine" * 400,
             "job.py": JOB.encode(),
+            "large": b"B" * (5 << 20),
+            "larger": b"B" * (5 << 20) + b"C" * 300_000,
         }.items():
             (self.files / path).parent.mkdir(parents=True, exist_ok=True)
             (self.files / path).write_bytes(data)
+
+    def copy_from(self, store: Path) -> None:
+        """Begin with a copy of a store that nobody has open."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        if store.exists():
+            shutil.copytree(store, self.store, ignore=shutil.ignore_patterns("lock.mdb"))
 
     def run(self, command: Command, **options: Any) -> Done:
         """Run one command; `{files}`, `{mnt}` and `{log}` in it are places here."""
