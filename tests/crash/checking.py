@@ -21,6 +21,7 @@ from pathlib import Path
 from pfsmount.errors import NotAStore
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import hash_bytes
+from pfsmount.repo import fsck
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.reflog import read_log
@@ -127,6 +128,7 @@ def check_store(path: Path, acknowledged: Sequence[Acknowledged], marks: int, *,
         _check_view(view, before.view, after.view, atomic=atomic)
         assert replayed(path / "refs.log") == view if (path / "refs.log").exists() else not view
         files = {name: data for name, data in before.files.items() if name not in after.touched}
+        _check_fsck(store)
         _check_files(store, files)
         _go_on(store)
     with Store.open(path) as store:
@@ -134,6 +136,13 @@ def check_store(path: Path, acknowledged: Sequence[Acknowledged], marks: int, *,
         kept = set().union(*(commits_of(one.view) for one in acknowledged[: marks + 1]))
         for id in (kept - after.gone) | commits_of(view_of(store)):
             verify_commit(store, id, seen)
+        _check_fsck(store)
+
+
+def _check_fsck(store: Store) -> None:
+    """No finding but harmless ones: nothing is lost, and nothing needs a repair."""
+    report = fsck.check(store, data=True)
+    assert report.clean, [str(one) for one in report.findings]
 
 
 def _check_view(view: View, before: View, after: View, *, atomic: bool) -> None:
