@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -268,7 +268,7 @@ class Batch:
         with self.store.index.read() as txn:
             known = cast("set[ObjectId]", txn.known(Table.OBJECTS, ids))
         self._reused += b"".join(known)
-        return known.union(id for id in ids if id in self._pending)
+        return known.union(id for id in ids if id in self._pending) if self._pending else known
 
     def add_piece(self, data: Buffer, id: ObjectId | None = None) -> ObjectId:
         """Add a file of at most 4 MiB, or a piece of one, whose id may be known already. Raises NoSpace."""
@@ -277,12 +277,15 @@ class Batch:
             self._append_piece(id, data)
         return id
 
-    def add_pieces(self, pieces: Sequence[tuple[ObjectId, Buffer]]) -> None:
-        """Add files of at most 4 MiB whose ids are known, with one look into the index for all. Raises NoSpace."""
-        known = self.reuse([id for id, _ in pieces])
-        for id, data in pieces:
-            if id not in known and id not in self._pending and len(data):
-                self._append_piece(id, data)
+    def add_pieces(self, ids: Sequence[ObjectId], data: Callable[[int], Buffer]) -> None:
+        """Add files of at most 4 MiB whose ids are known, with one look into the index for all. Raises NoSpace.
+
+        `data` gives the bytes of the one at an index; it is asked only for those that are new.
+        """
+        known = self.reuse(ids)
+        for i, id in enumerate(ids):
+            if id not in known and id not in self._pending and len(new := data(i)):
+                self._append_piece(id, new)
 
     def _append_piece(self, id: ObjectId, data: Buffer) -> None:
         ticket = self._append(id, data)

@@ -12,10 +12,10 @@ import select
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pfsmount.repo.reading_worker import RECORD, SLOT_BYTES, SLOT_NUMBER, SLOTS
 
@@ -46,6 +46,10 @@ class ReadFile(NamedTuple):
     st_ino: int
     st_mtime_ns: int
     st_ctime_ns: int
+
+
+ReadRecord: TypeAlias = tuple[int, int, int, bytes, int, int, int, int]
+"""A `ReadFile` before it has names, which a file in a million need not have."""
 
 
 class ReadingProcess:
@@ -126,14 +130,14 @@ class ReadingProcess:
         self._next_slot = (self._next_slot + 1) % SLOTS
         return True
 
-    def answer(self) -> tuple[memoryview, Iterator[ReadFile]] | None:
+    def answer(self) -> tuple[memoryview, list[ReadRecord]] | None:
         """What the oldest request read, in the order of its names, and the memory with the bytes. Waits for it; None when the process is dead."""
         slot, count = self._asked.popleft()
         if self._broken or not self._receive() or self._memory is None:
             self._broken = True
             return None
         part = memoryview(self._memory)[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
-        return part, map(ReadFile._make, RECORD.iter_unpack(part[: count * RECORD.size]))
+        return part, list(RECORD.iter_unpack(part[: count * RECORD.size]))
 
     def _receive(self) -> bool:
         assert self._connection is not None

@@ -34,7 +34,8 @@ from pfsmount.tree.entry import FIXED
 
 T = TypeVar("T")
 _KEY = struct.Struct(">QQ")
-_STATE_BYTES = 36
+_STATE = struct.Struct("<Q4xQ4xQ4x")
+_STATE_BYTES = _STATE.size
 _VALUE_BYTES = _STATE_BYTES + FIXED.size
 _AGE_NS = 60 * 1_000_000_000
 _AGE_NS_A_BYTE = 200
@@ -97,13 +98,12 @@ class StatCache:
         """The fixed parts of the entries of the files with these stats, None where it is not known."""
         keys = [_KEY.pack(info.st_dev, info.st_ino) for info in infos]
         known = self._try(lambda index: _read(index, keys)) or {}
+        local = self._local
         found: list[bytes | None] = []
         for key, info in zip(keys, infos, strict=True):
             value = known.get(key)
-            fits = value is not None and len(value) == _VALUE_BYTES and self._local.get(info.st_dev, False)
-            found.append(
-                value[_STATE_BYTES:] if fits and value is not None and value.startswith(_state(info)) else None
-            )
+            fits = value is not None and len(value) == _VALUE_BYTES and value[:_STATE_BYTES] == _state(info)
+            found.append(value[_STATE_BYTES:] if fits and value is not None and local.get(info.st_dev) else None)
         return found
 
     def remember(self, info: LocalStat, fixed: bytes, now_ns: int) -> None:
@@ -153,8 +153,11 @@ def _write(index: Index, pairs: Mapping[bytes, bytes]) -> None:
 
 
 def _state(info: LocalStat) -> bytes:
-    size, mtime_ns, ctime_ns = info.st_size, info.st_mtime_ns, info.st_ctime_ns
-    return b"".join(number.to_bytes(12, "little", signed=True) for number in (size, mtime_ns, ctime_ns))
+    try:
+        return _STATE.pack(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    except struct.error:  # a time before 1970
+        numbers = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+        return b"".join(number.to_bytes(12, "little", signed=True) for number in numbers)
 
 
 def _writes_out_soon() -> bool:

@@ -18,12 +18,10 @@ from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.node import (
     Child,
     Item,
-    LeafItem,
     Node,
     NodeDraft,
     entry_item,
     load_node,
-    write_node,
 )
 
 _Changes = dict[bytes, Item | None]
@@ -35,7 +33,7 @@ class DirectoryBuilder:
     def __init__(self, batch: Batch, level: int = 0) -> None:
         self._batch = batch
         self._base = level
-        self._open: list[list[Item]] = [[]]
+        self._open = [NodeDraft(level)]
         self._done: list[Child | None] = [None]
         self._counts = [0]
 
@@ -43,35 +41,35 @@ class DirectoryBuilder:
         """Add the next item."""
         self._add(0, item)
 
-    def add_leaves(self, items: Sequence[LeafItem]) -> None:
-        """Add the next entries, when level 0 is what is built."""
-        ends = leaf_ends([item.name for item in items])
+    def add_files(self, names: Sequence[bytes], fixed: Sequence[bytes]) -> None:
+        """Add the next entries, files without extra parts, when level 0 is what is built."""
+        ends = leaf_ends(names)
         i = 0
-        while i < len(items):
-            open_items = self._open[0]
-            end = ends.find(1, i) + 1 or len(items)
-            stop = min(end, i + NODE_ENTRIES_MAX - len(open_items))
-            open_items += items[i:stop]
-            if len(open_items) >= NODE_ENTRIES_MAX or ends[stop - 1]:
+        while i < len(names):
+            draft = self._open[0]
+            end = ends.find(1, i) + 1 or len(names)
+            stop = min(end, i + NODE_ENTRIES_MAX - len(draft))
+            draft.extend_files(names[i:stop], fixed[i:stop])
+            if len(draft) >= NODE_ENTRIES_MAX or ends[stop - 1]:
                 self._close(0)
             i = stop
 
     def _add(self, above: int, item: Item) -> None:
-        items = self._open[above]
-        items.append(item)
-        level = self._base + above
-        if level == 0 and not ends_leaf(item.name) and len(items) < NODE_ENTRIES_MAX:
+        draft = self._open[above]
+        draft.add(item)
+        if draft.level == 0 and not ends_leaf(item.name) and len(draft) < NODE_ENTRIES_MAX:
             return
-        if ends_node(item.name, level, len(items)):
+        if ends_node(item.name, draft.level, len(draft)):
             self._close(above)
 
     def _close(self, above: int) -> None:
-        child = write_node(self._batch, self._base + above, self._open[above])
-        self._open[above] = []
+        level = self._base + above
+        child = self._open[above].write(self._batch)
+        self._open[above] = NodeDraft(level)
         self._counts[above] += 1
         self._done[above] = child
         if above + 1 == len(self._open):
-            self._open.append([])
+            self._open.append(NodeDraft(level + 1))
             self._done.append(None)
             self._counts.append(0)
         self._add(above + 1, child)
@@ -80,15 +78,16 @@ class DirectoryBuilder:
         """The root: the only node of the lowest level that has one."""
         above = 0
         while True:
-            if self._open[above]:
+            draft = self._open[above]
+            if draft:
                 if not self._counts[above]:
-                    return write_node(self._batch, self._base + above, self._open[above])
+                    return draft.write(self._batch)
                 self._close(above)
             done = self._done[above]
             if self._counts[above] == 1 and done is not None:
                 return done
             if not self._counts[above]:
-                return write_node(self._batch, 0, ())
+                return NodeDraft(0).write(self._batch)
             above += 1
 
 

@@ -186,6 +186,16 @@ class NodeDraft:
         self._end += len(tail)
         self._ends.append(self._end)
 
+    def extend_files(self, names: Sequence[bytes], fixed: Sequence[bytes]) -> None:
+        """Add the next items, files without extra parts."""
+        tails = [_LENGTHS[len(name)] + name for name in names]
+        ends = list(accumulate(map(len, tails), initial=self._end))
+        self.names += names
+        self._fixed += fixed
+        self._tails += tails
+        self._ends += ends[1:]
+        self._end = ends[-1]
+
     def extend(self, node: Node, i: int, j: int) -> None:
         """Add the items of a node from the i-th up to, not with, the j-th."""
         if i < j:
@@ -268,11 +278,6 @@ def _all(kinds: bytes, kind: int) -> Iterator[int]:
     while i >= 0:
         yield i
         i = kinds.find(kind, i + 1)
-
-
-def write_node(batch: Batch, level: int, items: Sequence[Item]) -> Child:
-    """Add a node of these items to the batch."""
-    return NodeDraft(level, items).write(batch)
 
 
 def load_node(objects: Reader, id: ObjectId) -> Node:

@@ -287,5 +287,6 @@ def test_leaves_that_come_in_runs_make_the_same_directory(
         for length in (1, 7, 512, 3000):
             builder = edit.DirectoryBuilder(batch)
             for at in range(0, len(leaves), length):
-                builder.add_leaves(leaves[at : at + length])
+                run = leaves[at : at + length]
+                builder.add_files([leaf.name for leaf in run], [leaf.fixed for leaf in run])
             assert DirectorySummary.of(builder.finish()) == made
