@@ -31,7 +31,7 @@ import os
 import resource
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -41,6 +41,7 @@ from pfsmount.errors import Busy, Corrupt, NoSpace, PermissionDenied, PfsError
 
 _COUNTER = struct.Struct("<Q")
 _MAX_READERS = 1024
+_REBUILDING = b"rebuilding"
 
 
 class Table(enum.Enum):
@@ -132,8 +133,13 @@ class Transaction:
 class Index:
     """One process' opening of a store's LMDB environment. Thread-safe; not usable after a fork."""
 
-    def __init__(self, path: Path, map_size: int, tables: Sequence[Table] = INDEX_TABLES) -> None:
-        """Open, creating what is missing but the directory. Raises Busy, Corrupt, NoSpace, PermissionDenied."""
+    def __init__(
+        self, path: Path, map_size: int, tables: Sequence[Table] = INDEX_TABLES, *, durable: bool = True
+    ) -> None:
+        """Open, creating what is missing but the directory. Not `durable`: only `sync` makes changes so.
+
+        Raises Busy, Corrupt, NoSpace, PermissionDenied.
+        """
         self._pid = os.getpid()
         self._openers = _join_openers(path)
         try:
@@ -145,6 +151,8 @@ class Index:
                     max_readers=_MAX_READERS,
                     mode=0o600,
                     meminit=False,
+                    sync=durable,
+                    metasync=durable,
                 )
                 with self._env.begin(write=True) as txn:  # one: when the tables are new, all are there or none
                     self._tables = {table: self._env.open_db(table.value, txn=txn) for table in tables}
@@ -160,6 +168,11 @@ class Index:
                 self._env.close()
             os.close(self._openers)
             self._openers = -1
+
+    def sync(self) -> None:
+        """Make everything durable; only of use where the index was opened as not durable. Raises NoSpace."""
+        with _lmdb_errors("writing the index"):
+            self._env.sync(True)
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use; the file also has free ones, which later changes use again."""
@@ -239,28 +252,70 @@ def _join_openers(path: Path) -> int:
     LMDB's lock file names readers by pid: a process from another PID namespace would reap readers that live. Whoever is
     alone writes its namespace down; everybody else compares. Returns the descriptor that holds the lock. Raises Busy.
     """
+    while True:
+        fd = _open_openers(path)
+        try:
+            mine = _pid_namespace()
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.pwrite(fd, mine, 0)
+                os.ftruncate(fd, len(mine))
+            except BlockingIOError:
+                if os.pread(fd, 256, 0).startswith(_REBUILDING):
+                    raise Busy("the index of the store is being rebuilt", hint="wait for 'pfs fsck'") from None
+            fcntl.flock(fd, fcntl.LOCK_SH)  # not atomic from exclusive: hence the comparison for everybody
+            if not _is_current(path, fd):  # the index was replaced while we waited
+                os.close(fd)
+                continue
+            if os.pread(fd, 256, 0) != mine:
+                raise Busy(
+                    "the store is open in another PID namespace (a container or sandbox)",
+                    hint="use it from one side at a time, or share the PID namespace (podman run --pid=host)",
+                )
+            return fd
+        except BaseException:
+            with suppress(OSError):
+                os.close(fd)
+            raise
+
+
+def _open_openers(path: Path) -> int:
     try:
-        fd = os.open(path / "openers", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path / "openers", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise Corrupt(
+            f"the index '{path}' is missing",
+            hint="'pfs fsck --rebuild-index' makes it anew from segments and refs.log, which hold all that it did",
+        ) from None
     except OSError as error:
         raise PermissionDenied(f"the index cannot be opened: {error.strerror}") from error
+
+
+def _is_current(path: Path, fd: int) -> bool:
     try:
-        mine = _pid_namespace()
+        return os.stat(path / "openers").st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def exclusive_index(path: Path) -> Iterator[None]:
+    """Keep everybody from opening the index in this directory, which may be renamed meanwhile. Raises Busy, PermissionDenied."""
+    fd = _open_openers(path)
+    try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(fd, mine, 0)
-            os.ftruncate(fd, len(mine))
         except BlockingIOError:
-            pass
-        fcntl.flock(fd, fcntl.LOCK_SH)  # not atomic from exclusive: hence the comparison for everybody
-        if os.pread(fd, 256, 0) != mine:
             raise Busy(
-                "the store is open in another PID namespace (a container or sandbox)",
-                hint="use it from one side at a time, or share the PID namespace (podman run --pid=host)",
-            )
-        return fd
-    except BaseException:
+                "the store is in use",
+                hint="unmount it ('pfs mounts' lists where), wait for what else uses it, and run the command again",
+            ) from None
+        os.pwrite(fd, _REBUILDING, 0)
+        os.ftruncate(fd, len(_REBUILDING))
+        yield
+        os.ftruncate(fd, 0)
+    finally:
         os.close(fd)
-        raise
 
 
 def _pid_namespace() -> bytes:

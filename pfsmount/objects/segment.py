@@ -212,7 +212,7 @@ def record_header(
 ) -> tuple[RecordKind | None, ObjectId, int] | None:
     """Kind (None: one of a later format), id and payload length of the record at `at` of a window, which stands at `offset` of its segment.
 
-    None when none begins there. Without the nonce the check is not made, and only records of objects count.
+    None when none begins there. Without the nonce the check is not made, and only objects and tables of contents count.
     """
     magic, number, codec, _, length = _RECORD.unpack_from(window, at)
     if magic != _RECORD_MAGIC or codec:
@@ -220,7 +220,7 @@ def record_header(
     body = at + RECORD_BYTES
     id = window[body - ID_BYTES : body]
     if nonce is None:
-        return (RecordKind(number), ObjectId(id), length) if 1 <= number <= RecordKind.XATTRS else None
+        return (RecordKind(number), ObjectId(id), length) if 1 <= number <= RecordKind.CONTENTS else None
     check = window[at + _RECORD.size : at + _RECORD.size + 4]
     if check != _record_check(window[at : at + _RECORD.size], id, offset, nonce):
         return None

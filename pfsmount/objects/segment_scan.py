@@ -64,7 +64,7 @@ def scan_segment(
 ) -> Iterator[Record]:
     """All records of a tiny or meta segment up to byte `end`, in order, as `scan_records`; damaged and torn ranges are stepped over.
 
-    Without the nonce (a lost header) the checks cannot be made: then only intact objects are yielded, which their ids prove.
+    Without the nonce (a lost header) the checks cannot be made: then only intact objects and tables of contents are yielded, which their ids prove.
     """
     window, base, offset = b"", start, start
     while offset + RECORD_BYTES <= end:

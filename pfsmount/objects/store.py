@@ -99,13 +99,13 @@ class Reader(Protocol):
 class ObjectStore:
     """One process' opening of a store's objects. Thread-safe; not usable after a fork."""
 
-    def __init__(self, path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> None:
-        """Open. Raises NotAStore, StoreTooNew, Busy, Corrupt, PermissionDenied."""
+    def __init__(self, path: Path, settings: StoreSettings = DEFAULT_SETTINGS, index: Index | None = None) -> None:
+        """Open, with another index than its own perhaps. Raises NotAStore, StoreTooNew, Busy, Corrupt, PermissionDenied."""
         self.info = read_store_info(path)
         self.path = path
         self.settings = settings
         self.decoded = DecodedCache()
-        self.index = Index(path / "index", settings.map_size)
+        self.index = Index(path / "index", settings.map_size) if index is None else index
         self.verified: set[ObjectId] = set()
         self._segments: OrderedDict[int, SegmentReader] = OrderedDict()
         self._lock = Lock()

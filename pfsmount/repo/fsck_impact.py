@@ -18,6 +18,7 @@ from pfsmount.objects.invariants import Damage, Invariant
 from pfsmount.objects.marks import Marks
 from pfsmount.objects.object_check import decode_location
 from pfsmount.objects.segment import Location, RecordKind
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, scan_refs
 from pfsmount.repo.store import Store
@@ -88,16 +89,18 @@ class _Bad(NamedTuple):
 
 def find_impact(store: Store, damage: Damage) -> Impact:
     """Walk all commits of all repos."""
-    walk = _Walk(store, damage)
+    walk = TreeWalk(store.objects, damage)
     impact = Impact([walk.repo(info) for info in store.repos()])
     impact.unused = len(damage.objects.keys() - walk.used)
     return impact
 
 
-class _Walk:
-    def __init__(self, store: Store, damage: Damage) -> None:
-        self._store, self._objects, self._damage = store, store.objects, damage
-        self._intact = Marks(store.objects)
+class TreeWalk:
+    """Looks at trees, each directory once, for what cannot be read."""
+
+    def __init__(self, objects: ObjectStore, damage: Damage) -> None:
+        self._objects, self._damage = objects, damage
+        self._intact = Marks(objects)
         self._bad: dict[ObjectId, list[_Bad]] = {}
         self._bad_files: dict[ObjectId, tuple[ObjectId, Invariant]] = {}
         self.used: set[ObjectId] = set()
@@ -117,6 +120,12 @@ class _Walk:
         found.paths = [paths[key] for key in sorted(paths)]
         found.refs = [RefImpact(ref.kind, ref.name, ref.commit, _lost(lost, ref)) for ref in refs]
         return found
+
+    def is_whole(self, commit: Commit) -> bool:
+        """Whether everything of a commit is there."""
+        record = (commit.provenance or {}).get("record")
+        roots = [commit.tree] if record is None else [commit.tree, parse_root(record)]
+        return not any(True for root in roots for _ in self._tree(root))
 
     def _commit(self, id: ObjectId, found: RepoImpact, paths: dict[tuple[RepoPath, ObjectId], LostPath]) -> int:
         commit = self._load(id)

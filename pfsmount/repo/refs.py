@@ -125,6 +125,11 @@ def _decode_ref(name: str, kind: RefKind, raw: bytes) -> RefInfo:
     return RefInfo(name, kind, None if commit == _NONE else ObjectId(commit), n)
 
 
+def encode_ref(commit: ObjectId | None, n: int) -> bytes:
+    """The row of a ref that change `n` moved."""
+    return _REF.pack(commit or _NONE, n)
+
+
 def scan_refs(txn: Transaction, repo: RepoInfo, kind: RefKind) -> Iterator[RefInfo]:
     """All refs of a kind, by name."""
     prefix = repo.key + bytes([kind])
@@ -174,7 +179,7 @@ def move_ref(txn: Transaction, move: RefMove, *, who: str, why: str, time_ns: in
     if move.new is None and not move.create_empty:
         txn.delete(Table.REFS, key)
     else:
-        txn.put(Table.REFS, key, _REF.pack(move.new or _NONE, n))
+        txn.put(Table.REFS, key, encode_ref(move.new, n))
 
 
 def _short(commit: ObjectId | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -61,8 +60,3 @@ class Replay:
         self.moves[key] = n
         if new is not None:
             self.commits.add(repo.key + new)
-
-
-def repo_name(repo: RepoInfo) -> bytes:
-    """The key of the table `repos`."""
-    return os.fsencode(repo.name)

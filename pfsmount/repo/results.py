@@ -49,9 +49,14 @@ def find_result(store: Store, key: ObjectId) -> Entry | None:
 def save_results(store: Store, batch: Batch, results: Mapping[ObjectId, Entry]) -> None:
     """Make results durable, together with the objects of the batch that they need. Raises NoSpace."""
     batch.prepare()
-    now = int(time.time()).to_bytes(_TIME_BYTES, "big")
+    now = int(time.time())
     with store.objects.index.write() as txn:
         batch.publish(txn)
         for key, entry in results.items():
-            txn.put(Table.RESULTS, key, b"".join(encode_leaf(key.hex().encode("ascii"), entry)) + now)
+            txn.put(Table.RESULTS, key, encode_result(key, entry, now))
     batch.published()
+
+
+def encode_result(key: ObjectId, entry: Entry, used_s: int) -> bytes:
+    """The row of a result that was last used at this time (seconds)."""
+    return b"".join(encode_leaf(key.hex().encode("ascii"), entry)) + used_s.to_bytes(_TIME_BYTES, "big")

@@ -231,7 +231,7 @@ class Store:
             move = RefMove(info, kind, name, new, expected, create_empty=new is None)
             move_ref(txn, move, who=self.author, why=why, time_ns=time.time_ns())
             if new is not None:
-                self._know_commit(txn, info, load_commit(self.objects, new))
+                know_commit(txn, info, load_commit(self.objects, new))
         self._append_log()
 
     def create_branch(self, repo: str, name: str, start: ObjectId | None) -> None:
@@ -410,19 +410,12 @@ class Store:
                 for move, commit in moves:
                     _check_alive(txn, move.repo)
                     move_ref(txn, move, who=commit.author, why=why, time_ns=now)
-                    self._know_commit(txn, move.repo, commit)
+                    know_commit(txn, move.repo, commit)
                 batch.publish(txn)
                 if more is not None:
                     more(txn)
             batch.published()
             self._append_log()
-
-    def _know_commit(self, txn: Transaction, repo: RepoInfo, commit: Commit) -> None:
-        height = commit.height.to_bytes(_HEIGHT_BYTES, "little")
-        if not txn.put(Table.COMMITS, repo.key + commit.id, height, overwrite=False):
-            return
-        for source in (commit.provenance or {}).get("inputs", ()):
-            txn.put(Table.DESCENDS, bytes.fromhex(source["commit"]) + commit.id, repo.key)
 
     # Worktrees
 
@@ -440,6 +433,15 @@ class Store:
         """Move a worktree without a commit: begin, rebase, discard. Durable. Raises NotFound."""
         with self.objects.index.write() as txn:
             put_worktree(txn, get_repo(txn, repo), branch, name, WorktreeState(generation, base))
+
+
+def know_commit(txn: Transaction, repo: RepoInfo, commit: Commit) -> None:
+    """List a commit as one of the repo's, and what it descends from."""
+    height = commit.height.to_bytes(_HEIGHT_BYTES, "little")
+    if not txn.put(Table.COMMITS, repo.key + commit.id, height, overwrite=False):
+        return
+    for source in (commit.provenance or {}).get("inputs", ()):
+        txn.put(Table.DESCENDS, bytes.fromhex(source["commit"]) + commit.id, repo.key)
 
 
 def _check_alive(txn: Transaction, repo: RepoInfo) -> None:
