@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pfsmount.cli import output
 from pfsmount.cli.repos import JsonFlag
+from pfsmount.errors import InvalidInput
 from pfsmount.ids import RepoPath, display, path_bytes
 
 if TYPE_CHECKING:
     from pfsmount.repo.fsck import Report
     from pfsmount.repo.fsck_impact import LostPath, RepoImpact
+    from pfsmount.repo.fsck_repair import Repaired
+    from pfsmount.repo.rebuild import Rebuilt
 
 _FINDINGS_SHOWN = 10
 _PATHS_SHOWN = 20
@@ -24,6 +29,20 @@ def fsck(
     data: Annotated[
         bool, typer.Option("--data", help="Also read all data and compare each byte with its hash.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Mend what the store itself allows, and forget what cannot be read, so that 'pfs put' stores it again.",
+        ),
+    ] = False,
+    repair_from: Annotated[
+        Path | None,
+        typer.Option("--repair-from", metavar="STORE", help="Take what is missing or damaged from another store."),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild-index", help="Make the index anew from segments and refs.log, then check.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Check that the store is right, and say what is lost where it is not.
@@ -31,19 +50,60 @@ def fsck(
     Without options the structure is checked: the index, all metadata with its hashes, repos, branches, uncommitted work. --data also reads every piece and
     every large file, at the disk's speed. Nothing is changed, and the store can be used meanwhile.
 
-    Exit code 0: nothing is lost, and nothing needs repair. 1: damage was found; what it means and what to do is printed.
+    --repair-from and --repair mend what this check finds, so add --data for damaged data. --rebuild-index needs the store for itself.
+
+    Exit code 0: nothing is lost, and nothing needs repair. 1: damage was found, or is left; what it means and what to do is printed.
     """
     from pfsmount.repo.fsck import check_store
 
+    path = output.store_path()
+    rebuilt = _rebuild(path) if rebuild else None
     with output.Progress("checking", 1) as bar:
-        report = check_store(output.store_path(), data=data, progress=bar.work)
+        report = check_store(path, data=data, progress=bar.work)
+    repaired = None
+    if (repair or repair_from is not None) and not report.clean and not report.index_lost:
+        repaired, report = _repair(path, report, repair_from, forget=repair)
     if json:
-        output.print_json(_report_json(report))
+        more = {"rebuilt": _rebuilt_json(rebuilt)} if rebuilt is not None else {}
+        more |= {"repaired": _repaired_json(repaired)} if repaired is not None else {}
+        output.print_json({**_report_json(report), **more})
     else:
-        for line in _lines(report):
+        for line in (*_rebuilt_lines(rebuilt), *_repaired_lines(repaired), *_lines(report)):
             output.say(line)
     if not report.clean:
         raise typer.Exit(output.EXIT_FAILED)
+
+
+def _rebuild(path: Path) -> Rebuilt:
+    from pfsmount.repo.rebuild import rebuild_index
+
+    with output.Progress("rebuilding the index", 1) as bar:
+        return rebuild_index(path, progress=bar.work)
+
+
+def _repair(path: Path, report: Report, other: Path | None, *, forget: bool) -> tuple[Repaired, Report]:
+    """Mend, and check the structure again; what the first check found in the data and is not mended stays in the report."""
+    from pfsmount.objects.object_check import ProgressBar
+    from pfsmount.repo.fsck import check, left_of
+    from pfsmount.repo.fsck_repair import Repair
+    from pfsmount.repo.store import Store
+
+    if other is not None and other.resolve() == path.resolve():
+        raise InvalidInput(
+            "--repair-from names the store that is to be repaired", hint="name another one that has the same files"
+        )
+    with output.open_store() as store, output.Progress("repairing", 1) as bar:
+        work = Repair(store, report, ProgressBar(bar.work))
+        if other is not None:
+            with Store.open(other) as source:
+                work.locally()
+                work.from_store(source)
+        else:
+            work.locally()
+        if forget:
+            work.forget()
+        repaired = work.finish()
+        return repaired, check(store, progress=bar.work, known=left_of(store, report))
 
 
 # For people
@@ -142,10 +202,52 @@ def _advice(report: Report) -> Iterator[str]:
         Invariant.SEGMENT_OPEN,
     }:
         yield "'pfs fsck --rebuild-index' makes the index anew from segments and refs.log; nothing else is touched"
+    option = "--data " if report.data else ""
+    if broken & {
+        Invariant.SEGMENT_HEADER,
+        Invariant.RECORD_CHECK,
+        Invariant.CONTENTS,
+        Invariant.CONTENTS_CHAIN,
+        Invariant.RESULTS_TARGET,
+    }:
+        yield f"'pfs fsck {option}--repair' mends what is marked repairable"
     if report.damage:
-        yield "'pfs fsck --repair-from STORE' takes what is missing from another store that has it, of any repo"
+        yield f"'pfs fsck {option}--repair-from STORE' takes what is missing from another store that has it, in whatever repo"
+        yield f"or, if you still have the files: 'pfs fsck {option}--repair' forgets what is damaged, then 'pfs put' them again"
     if Invariant.JOURNAL_CHAIN in broken:
         yield "uncommitted work: restore its journal from a backup, or see the message above for how to give up what is behind the damage"
+
+
+def _rebuilt_lines(rebuilt: Rebuilt | None) -> Iterator[str]:
+    if rebuilt is None:
+        return
+    counts = [
+        output.plural(rebuilt.objects, "object"),
+        output.plural(rebuilt.segments, "segment"),
+        output.plural(rebuilt.repos, "repo"),
+        output.plural(rebuilt.commits, "commit"),
+        output.plural(rebuilt.refs, "ref"),
+        output.plural(rebuilt.worktrees, "uncommitted worktree"),
+    ]
+    yield f"the index was made anew: {', '.join(counts)}"
+    for problem in rebuilt.problems[:_PATHS_SHOWN]:
+        yield f"  {display(problem)}"
+    if len(rebuilt.problems) > _PATHS_SHOWN:
+        yield f"  … and {len(rebuilt.problems) - _PATHS_SHOWN:,} more (--json has all)"
+    if rebuilt.kept is not None:
+        yield f"  the old one is kept as '{rebuilt.kept}'; delete it when all is well"
+
+
+def _repaired_lines(repaired: Repaired | None) -> Iterator[str]:
+    if repaired is None:
+        return
+    yield f"repaired {output.plural(repaired.healed, 'object')} ({output.human_size(repaired.healed_bytes)} copied)"
+    for text in repaired.done:
+        yield f"  {text}"
+    if repaired.forgotten:
+        yield f"  forgot {output.plural(repaired.forgotten, 'object')} that cannot be read: put the same files again, and they are stored again"
+    if repaired.remaining and not repaired.forgotten:
+        yield f"  {output.plural(repaired.remaining, 'object')} could not be repaired"
 
 
 # For programs
@@ -177,6 +279,14 @@ def _report_json(report: Report) -> dict[str, Any]:
         "unused_objects": report.impact.unused,
         "advice": list(_advice(report)),
     }
+
+
+def _rebuilt_json(rebuilt: Rebuilt) -> dict[str, Any]:
+    return {**asdict(rebuilt), "kept": None if rebuilt.kept is None else str(rebuilt.kept)}
+
+
+def _repaired_json(repaired: Repaired) -> dict[str, Any]:
+    return asdict(repaired)
 
 
 def _repo_json(repo: RepoImpact) -> dict[str, Any]:

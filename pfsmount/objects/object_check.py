@@ -465,7 +465,7 @@ class ObjectCheck:
                 if self._fresh_row_is_other(segment):
                     return
                 text = f"the tables of contents of segment {segment.number:08x} break off in segment {where[0]:08x}"
-                self._found(Invariant.CONTENTS_CHAIN, text, segment=where[0], offset=where[1])
+                self._found(Invariant.CONTENTS_CHAIN, text, segment=segment.number)
                 return
             seen.add(where)
             where = table.previous

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfsmount.config import DEFAULT_SETTINGS, MIB
-from pfsmount.errors import Corrupt, PfsError
+from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import file_hasher
 from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
 from pfsmount.objects.layout import read_store_info
 from pfsmount.objects.object_check import ObjectCheck, ProgressBar, Reference, Visitor
-from pfsmount.objects.segment import Location, RecordKind
+from pfsmount.objects.segment import TINY_MAX, Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.fsck_impact import Impact, find_impact
@@ -47,6 +47,8 @@ class Report:
     data: bool = False
     """Whether every piece was checked against its hash."""
     impact: Impact = field(default_factory=Impact)
+    unindexed: dict[ObjectId, Location] = field(default_factory=dict)
+    """Intact objects in segments that the index does not name."""
     index_lost: bool = False
     """The index cannot be used, and nothing else could be checked."""
 
@@ -56,9 +58,12 @@ class Report:
         return not self.findings.count(Severity.LOST) and not self.findings.count(Severity.REPAIRABLE)
 
 
-def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> Report:
-    """Check a store; with `data` also each piece and each large file against its hash. Changes nothing."""
-    report = Report(data=data)
+def check(store: Store, *, data: bool = False, progress: Progress | None = None, known: Report | None = None) -> Report:
+    """Check a store; with `data` also each piece and each large file against its hash. Changes nothing.
+
+    `known` begins the report: what an earlier check found in the data, which this one does not read.
+    """
+    report = Report(data=data) if known is None else known
     bar = ProgressBar(progress)
     visitor = _Visitor(store.objects, report)
     objects = ObjectCheck(store.objects, report.findings, report.damage, visitor, bar)
@@ -70,11 +75,25 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
     except Corrupt as error:  # of rows that every look goes through
         report.findings.add(Finding.of(Invariant.INDEX_READABLE, error.message))
     report.objects, report.bytes_checked = objects.counts, objects.bytes_checked
+    report.unindexed = objects.unindexed
     if report.damage:
         bar.what = "finding what is affected"
         bar.add(0)
         report.impact = find_impact(store, report.damage)
+        _relax(report)
     return report
+
+
+def _relax(report: Report) -> None:
+    """What only refers to something missing, and is itself needed by nothing, is waiting for gc: no damage."""
+    for id in report.impact.unused_ids:
+        if report.damage.objects.get(id) is Invariant.OBJECT_PRESENT:
+            del report.damage.objects[id]
+            report.findings.relax(Invariant.OBJECT_PRESENT, id)
+            report.impact.unused -= 1
+    for key in report.impact.results:
+        text = f"the result of the datum {key.hex()[:16]} is not whole: it will have to run again"
+        report.findings.add(Finding.of(Invariant.RESULTS_TARGET, text, object=key))
 
 
 def check_store(path: Path, *, data: bool = False, progress: Progress | None = None) -> Report:
@@ -93,6 +112,39 @@ def check_store(path: Path, *, data: bool = False, progress: Progress | None = N
     report.findings.add(Finding.of(Invariant.INDEX_READABLE, problem))
     report.index_lost = True
     return report
+
+
+def left_of(store: Store, report: Report) -> Report:
+    """Of a check of the data what is still so after a repair, to go on from."""
+    left = Report(data=report.data)
+    for finding in report.findings:
+        id = finding.object
+        if id is None or not report.data:
+            continue
+        if finding.invariant is Invariant.FILE_HASH or (
+            finding.invariant is Invariant.OBJECT_HASH and _is_damaged_data(store.objects, id)
+        ):
+            left.findings.add(finding)
+            left.damage.objects[id] = finding.invariant
+    return left
+
+
+def _is_damaged_data(objects: ObjectStore, id: ObjectId) -> bool:
+    """Whether a piece is damaged; what lies in tiny and meta segments, every check finds."""
+    try:
+        place = objects.locate(id)
+        if place is not None and place.kind is RecordKind.PIECE and place.length > TINY_MAX:
+            objects.get(id)
+    except NotFound:
+        return False
+    except (PfsError, OSError):
+        return True
+    return False
+
+
+def visitor_of(objects: ObjectStore) -> Visitor:
+    """Says of an object what it refers to."""
+    return _Visitor(objects, Report())
 
 
 class _Visitor(Visitor):

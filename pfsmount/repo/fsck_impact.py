@@ -21,6 +21,7 @@ from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, scan_refs
+from pfsmount.repo.roots import result_rows
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind
@@ -74,6 +75,9 @@ class Impact:
     repos: list[RepoImpact] = field(default_factory=list)
     unused: int = 0
     """Damaged objects that no commit of a repo needs."""
+    unused_ids: list[ObjectId] = field(default_factory=list)
+    results: list[ObjectId] = field(default_factory=list)
+    """Keys of datums whose result is not whole."""
 
 
 class _Bad(NamedTuple):
@@ -91,7 +95,9 @@ def find_impact(store: Store, damage: Damage) -> Impact:
     """Walk all commits of all repos."""
     walk = TreeWalk(store.objects, damage)
     impact = Impact([walk.repo(info) for info in store.repos()])
-    impact.unused = len(damage.objects.keys() - walk.used)
+    impact.results = [row.key for row in result_rows(store) if not walk.is_whole_tree(row.entry)]
+    impact.unused_ids = [id for id in damage.objects if id not in walk.used]
+    impact.unused = len(impact.unused_ids)
     return impact
 
 
@@ -125,13 +131,21 @@ class TreeWalk:
         """Whether everything of a commit is there."""
         record = (commit.provenance or {}).get("record")
         roots = [commit.tree] if record is None else [commit.tree, parse_root(record)]
-        return not any(True for root in roots for _ in self._tree(root))
+        return all(map(self.is_whole_tree, roots))
+
+    def is_whole_tree(self, root: Entry) -> bool:
+        """Whether everything of a tree is there."""
+        return not any(True for _ in self._tree(root))
 
     def _commit(self, id: ObjectId, found: RepoImpact, paths: dict[tuple[RepoPath, ObjectId], LostPath]) -> int:
         commit = self._load(id)
         if commit is None:
-            found.unreadable.append(id)
+            if id not in found.unreadable:
+                found.unreadable.append(id)
             return -1
+        for parent in commit.parents:
+            if parent not in found.unreadable and self._reason(parent, self._locate(parent)) is not None:
+                found.unreadable.append(parent)
         count = 0
         record = (commit.provenance or {}).get("record")
         roots = [("", commit.tree)] + ([] if record is None else [("in the record of its job", parse_root(record))])
