@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EINVAL, ELOOP, ENOTDIR
 from typing import NamedTuple, cast
 
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied, PfsError
@@ -27,7 +28,7 @@ from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
 from pfsmount.repo.descent import OPEN_MAX, Identity, identity_of, open_above
 from pfsmount.repo.reading_process import ReadFile, ReadingProcess, ReadRecord
-from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, SLOTS, kept_xattrs
+from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, SLOTS, has_changed, is_whole, kept_xattrs
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
@@ -39,6 +40,8 @@ from pfsmount.tree.xattrs import with_xattrs
 
 _RUN_BYTES = 4 << 20
 _STEPS_AHEAD = 32
+_TRIES = 3
+"""Times that a file is read while somebody writes to it."""
 _WORTH_A_PROCESS = 2000
 """Files after which a second process pays: it takes 0.1 s to start, in which the first one reads about so many."""
 _RUNS_TO_ONE = 4
@@ -87,14 +90,19 @@ class LocalFiles:
 
         `previous` is what the target has now: large files are cut as it was. Raises NotFound, PermissionDenied, NoSpace.
         """
-        with _reading(path):
+        try:
             info = os.stat(path)
+        except OSError as error:
+            if error.errno in (ENOTDIR, ELOOP):
+                raise NotFound(f"there is no file {display(path)}: {error.strerror}; nothing was committed") from None
+            raise reading_error(error, path) from error
+        with _reading(path):
             if not stat.S_ISDIR(info.st_mode) and not stat.S_ISREG(info.st_mode):
                 raise InvalidInput(f"{display(path)} is neither a file nor a directory")
             fd = os.open(path, OPEN_FILE & ~os.O_NOFOLLOW)
             try:
                 if not stat.S_ISDIR(info.st_mode):
-                    return self.file(fd, os.fstat(fd), previous)
+                    return self.file(fd, os.fstat(fd), previous, path)
                 top = _Directory(fd, path, DirectoryBuilder(self.batch), previous=previous)
                 _Walk(self, top).carry_out()
                 return self.directory(fd, top.builder)
@@ -130,10 +138,34 @@ class LocalFiles:
         )
         return self._with_xattrs(fd, entry)
 
-    def file(self, fd: int, info: os.stat_result, previous: Entry | None) -> Entry:
-        """An open regular file of any size, with its xattrs. Raises OSError, NoSpace."""
+    def file(self, fd: int, info: os.stat_result, previous: Entry | None, path: bytes) -> Entry:
+        """An open regular file of any size, with its xattrs; `info` is what fstat says now.
+
+        It is read again when somebody writes to it meanwhile. What is appended meanwhile is left for the next time: logs grow, some as fast as
+        they are read. Raises OSError, NoSpace, InvalidInput (it is no regular file, or changes each time).
+        """
+        if not stat.S_ISREG(info.st_mode):
+            raise InvalidInput(
+                f"{display(path)} was a file and is none any more; nothing was committed",
+                hint="run the command again when nothing changes there",
+            )
         before = previous.id if previous is not None and previous.kind is Kind.FILE else None
-        id, size = ingest_fd(self.batch, fd, previous=before, progress=self._count_bytes)
+        has_size = info.st_size > 0 or not os.pread(fd, 1, 0)
+        if not has_size:  # it begins to grow, or is one of /proc, which have bytes and a size of 0
+            info = os.fstat(fd)
+            has_size = info.st_size > 0
+        for _ in range(_TRIES):
+            end = info.st_size if has_size else None
+            id, size = ingest_fd(self.batch, fd, previous=before, progress=self._count_bytes, end=end)
+            now = os.fstat(fd)
+            if not has_changed(info, now) or (size == info.st_size < now.st_size):
+                break
+            info = now
+        else:
+            raise InvalidInput(
+                f"{display(path)} is being written to: it changed each time that it was read; nothing was committed",
+                hint="run the command again when nobody writes to it, or leave it out with --exclude",
+            )
         self.count(1, 0)
         entry = file_entry(
             id,
@@ -448,7 +480,7 @@ class _Walk:
                 size = info.st_size
                 if size <= PIECE_MAX and stat.S_ISREG(info.st_mode):
                     data = os.read(fd, size + 1)
-                    if len(data) == size and not kept_xattrs(fd):
+                    if len(data) == size and not kept_xattrs(fd) and is_whole(fd, info, run.now_ns):
                         id = hash_bytes(data)
                         fixed = encode_file(info, id)
                         self._names.append(name)
@@ -460,6 +492,7 @@ class _Walk:
                         if self._data_bytes >= _RUN_BYTES:
                             self._end_run(run)
                         return
+                    info = os.fstat(fd)
                 self._end_run(run)
                 self._read_any(run, name, fd, info)
             finally:
@@ -470,13 +503,8 @@ class _Walk:
     def _read_any(self, run: _Run, name: bytes, fd: int, info: os.stat_result) -> None:
         """A file that is large, has xattrs, or changes while it is read."""
         directory = run.directory
-        if not stat.S_ISREG(info.st_mode):
-            raise InvalidInput(
-                f"{display(directory.of(name))} was a file and is none any more; nothing was committed",
-                hint="run the command again when nothing changes there",
-            )
         previous = directory.before(self._batch, name) if info.st_size > PIECE_MAX else None
-        entry = self._files.file(fd, info, previous)
+        entry = self._files.file(fd, info, previous, directory.of(name))
         if entry.size == info.st_size and not entry.has_xattrs:
             self._remember(run, info, entry.encode()[0])
         directory.builder.add(entry_item(name, entry))
@@ -527,6 +555,11 @@ def reading_error(error: OSError, path: bytes) -> PfsError:
     where = display(path)
     if isinstance(error, FileNotFoundError):
         return NotFound(f"there is no file {where}; nothing was committed")
+    if error.errno in (ENOTDIR, ELOOP, EINVAL):
+        return InvalidInput(
+            f"{where} is not what it was when its directory was read ({error.strerror}); nothing was committed",
+            hint="run the command again when nothing changes there",
+        )
     if isinstance(error, PermissionError):
         return PermissionDenied(f"{where} cannot be read: {error.strerror}; nothing was committed")
     return error_for(error, f"reading {where}")

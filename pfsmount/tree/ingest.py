@@ -36,20 +36,25 @@ Progress = Callable[[int], None]
 
 
 def ingest_fd(
-    batch: Batch, fd: int, *, previous: ObjectId | None = None, progress: Progress | None = None
+    batch: Batch,
+    fd: int,
+    *,
+    previous: ObjectId | None = None,
+    progress: Progress | None = None,
+    end: int | None = None,
 ) -> tuple[ObjectId, int]:
     """Add the file that is open at `fd`, from its offset 0 or, when it cannot seek, from where it is.
 
-    Reads to the end, whatever fstat says, in pieces of 4 MiB; what it has in common with `previous`, an earlier version, is
+    Reads to the end, whatever fstat says, or a regular file to its byte `end`, in pieces of 4 MiB; what it has in common with `previous`, an earlier version, is
     found again and shared. Holes of at least 64 KiB stay holes. Returns the file's id and its size in bytes. Raises NoSpace,
     OSError (reading).
     """
-    small = _small_file(fd)
+    small = _small_file(fd, end)
     if small is not None:
         if progress is not None:
             progress(len(small))
         return batch.add_piece(small), len(small)
-    source = DescriptorSource(fd)
+    source = DescriptorSource(fd, end)
     with FileHash() as hash:
         return _Ingest(batch, source, previous, hash, progress, search=source.is_regular).run()
 
@@ -78,13 +83,14 @@ def ingest_source(
         return _Ingest(batch, source, previous, hash, progress, search=False).run()
 
 
-def _small_file(fd: int) -> bytes | None:
-    """The bytes of a regular file of at most 4 MiB, by its stat; None for any other."""
+def _small_file(fd: int, end: int | None) -> bytes | None:
+    """The bytes of a regular file of at most 4 MiB, by its stat or by `end`; None for any other."""
     stat = os.fstat(fd)
-    if stat.st_size > PIECE_MAX or not is_regular(stat):
+    size = stat.st_size if end is None else end
+    if size > PIECE_MAX or not is_regular(stat):
         return None
-    data = os.pread(fd, stat.st_size + 1, 0)
-    return data if len(data) == stat.st_size else None
+    data = os.pread(fd, size + 1 if end is None else size, 0)
+    return data if len(data) == size else None
 
 
 _AHEAD = HEAD + WINDOW

@@ -33,17 +33,20 @@ def _pread_into(fd: int, view: memoryview, offset: int) -> int:
 
 
 class DescriptorSource:
-    """A file descriptor as a source."""
+    """A file descriptor as a source; a regular file up to `end` at most, when that is given."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, end: int | None = None) -> None:
         stat = os.fstat(fd)
         self._fd = fd
         self.is_regular = is_regular(stat)
-        self._size = stat.st_size
-        self._sparse = self.is_regular and stat.st_size > PIECE_MAX and _may_have_holes(stat)
+        self._end = end
+        self._size = stat.st_size if end is None else min(stat.st_size, end)
+        self._sparse = self.is_regular and self._size > PIECE_MAX and _may_have_holes(stat)
 
     def read(self, view: memoryview, offset: int) -> int:
         if self.is_regular:
+            if self._end is not None:
+                view = view[: max(0, self._end - offset)]
             return _pread_into(self._fd, view, offset)
         done = 0
         while done < len(view):

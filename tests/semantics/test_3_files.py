@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,40 @@ def test_exclude(scene: Scene) -> None:
     top = scene.write({"a.tmp": "1", "sub/b.tmp": "2", "sub/keep": "3", "top/x": "4", "sub/top/x": "5"})
     scene.pfs("put", top, "images@master:/", "--exclude", "*.tmp", "--exclude", "/top")
     assert scene.ls("images@master", "-R") == ["sub/", "sub/keep", "sub/top/", "sub/top/x"]
+
+
+def test_files_in_use(scene: Scene) -> None:
+    """S196 A file that is written to during `put` is one of its states, or none
+
+    What is appended to a file (a log) while `put` reads it is in the next commit, and what was there before in this one. A file that is overwritten or cut meanwhile
+    is read again, three times at most; then the command ends, names it and commits nothing.
+    """
+    log = scene.root / "log"
+    log.write_bytes(b"0123456789abcdef" * (1 << 20))
+    stop = threading.Event()
+
+    def grow() -> None:
+        with log.open("ab", buffering=0) as file:
+            while not stop.is_set() and file.tell() < 1 << 26:
+                file.write(b"more" * (1 << 14))
+
+    def overwrite() -> None:
+        with log.open("r+b", buffering=0) as file:
+            while not stop.is_set():
+                os.pwrite(file.fileno(), b"other", 12345)
+
+    for write in (grow, overwrite):
+        stop.clear()
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            if write is grow:
+                scene.pfs("put", log, "images@master:/log")
+            else:
+                assert f"{log} is being written to" in scene.pfs("put", log, "images@master:/log", code=2)
+        finally:
+            stop.set()
+            writer.join()
+    size = scene.json("show", "images@master:/log")["size"]
+    assert 16 << 20 <= size <= log.stat().st_size
+    assert len(scene.log()) == 1
