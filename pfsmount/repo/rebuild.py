@@ -218,13 +218,13 @@ class _Rebuild:
             n = int(value["n"])
             if n <= last:
                 continue
-            yield from self._lost(last + 1, n)
+            yield from self._lost(last + 1, n, int(value["t"]))
             yield value
             last = n
-        yield from self._lost(last + 1, max(self._old.lines, default=0) + 1)
+        yield from self._lost(last + 1, max(self._old.lines, default=0) + 1, time.time_ns())
 
-    def _lost(self, first: int, end: int) -> Iterator[dict[str, Any]]:
-        """Changes that refs.log does not have: from the old index, else lines that say so."""
+    def _lost(self, first: int, end: int, time_ns: int) -> Iterator[dict[str, Any]]:
+        """Changes that refs.log does not have: from the old index, else lines that say so, of the time of the next one (gc goes back by it)."""
         for n in range(first, end):
             raw = self._old.lines.get(n)
             try:
@@ -233,7 +233,7 @@ class _Rebuild:
                 value = None
             if value is None:
                 self._result.problems.append(f"change {n} of a ref is lost")
-                value = {"n": n, "op": "lost", "repo_id": "0" * 16, "t": 0, "who": "fsck", "why": "damaged"}
+                value = {"n": n, "op": "lost", "repo_id": "0" * 16, "t": time_ns, "who": "fsck", "why": "damaged"}
             else:
                 self._result.problems.append(f"change {n} was taken from the old index")
             yield value

@@ -16,6 +16,7 @@ from pfsmount.repo.fsck import check_store
 from pfsmount.repo.rebuild import rebuild_index
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
+from tests.conftest import run_command
 from tests.repo.damage import SMALL, change, entry_of, flip, make_rich_store, opened, place_of, rich_template
 from tests.worktrees import put as put_uncommitted
 
@@ -143,6 +144,8 @@ def test_lost_lines_of_refs_log(rich: Path) -> None:
     lose(rich, "missing")
     result = rebuild_index(rich, SMALL)
     assert sum("is lost" in text for text in result.problems) == 3
+    listed = run_command("pfsmount.cli.app", rich, "reflog", "images")
+    assert listed.returncode == 0, listed.stderr
     assert check_store(rich, data=True).clean
     with opened(rich) as store:
         assert store.read_commit(store.head("images", "master") or b"").height >= 8  # type: ignore[arg-type]
