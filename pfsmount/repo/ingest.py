@@ -164,6 +164,8 @@ def commit_edit(
         base = store.empty_root() if head is None else store.read_commit(head).tree
         tree = edit(base)
         if tree == base:
+            if batch.objects_added:  # what was lost, or found damaged and forgotten, is stored again
+                batch.flush()
             return None
         try:
             return store.commit(batch, repo, branch, tree=tree, expected=head, message=message, origin=origin)
