@@ -19,7 +19,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.layout import fsync_directory
 
-_TAIL = 64 * 1024
+_TAIL = 4096
 _LINES_AT_ONCE = 10_000
 
 
