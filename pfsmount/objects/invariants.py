@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.segment import Location
@@ -120,15 +120,12 @@ class Findings:
         if len(kept) < _KEPT:
             kept.append(finding)
 
-    def relax(self, invariant: Invariant, object: ObjectId) -> None:
-        """What was found about an object is harmless after all."""
-        kept = self._kept.get(invariant, [])
-        for i, finding in enumerate(kept):
-            if finding.object == object and finding.severity is not Severity.HARMLESS:
+    def take_back(self, object: ObjectId) -> None:
+        """What was found about an object is no finding after all."""
+        for invariant, kept in self._kept.items():
+            for finding in [one for one in kept if one.object == object]:
+                kept.remove(finding)
                 self.counts[invariant, finding.severity] -= 1
-                self.counts[invariant, Severity.HARMLESS] += 1
-                kept[i] = replace(finding, severity=Severity.HARMLESS)
-                return
 
     def __iter__(self) -> Iterator[Finding]:
         for invariant in Invariant:

@@ -86,11 +86,18 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None,
 
 def _relax(report: Report) -> None:
     """What only refers to something missing, and is itself needed by nothing, is waiting for gc: no damage."""
-    for id in report.impact.unused_ids:
-        if report.damage.objects.get(id) is Invariant.OBJECT_PRESENT:
-            del report.damage.objects[id]
-            report.findings.relax(Invariant.OBJECT_PRESENT, id)
-            report.impact.unused -= 1
+    waiting = [
+        id
+        for id in report.impact.unused_ids
+        if report.damage.objects.get(id) in (Invariant.OBJECT_PRESENT, Invariant.OBJECT_INDEXED)
+    ]
+    for id in waiting:
+        del report.damage.objects[id]
+        report.findings.take_back(id)
+    report.impact.unused -= len(waiting)
+    if waiting:
+        text = f"something that nothing needs refers to {len(waiting):,} objects that are gone; 'pfs gc' drops it"
+        report.findings.add(Finding.of(Invariant.OBJECT_PRESENT, text, severity=Severity.HARMLESS))
     for key in report.impact.results:
         text = f"the result of the datum {key.hex()[:16]} is not whole: it will have to run again"
         report.findings.add(Finding.of(Invariant.RESULTS_TARGET, text, object=key))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pfsmount.errors import PfsError
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ObjectId, parse_path
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant, Severity
 from pfsmount.objects.segment import Location, RecordKind, SegmentKind, SegmentRow, align, scan_records
@@ -19,7 +19,8 @@ from pfsmount.repo.refs import RefKind, ref_key
 from pfsmount.repo.store import Store
 from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import walk
-from pfsmount.tree.entry import Kind
+from pfsmount.tree.edit import edit_paths
+from pfsmount.tree.entry import Kind, file_entry
 from pfsmount.tree.manifest import load_manifest, pieces
 from tests.repo.damage import any_of, change, entry_of, flip, opened, place_of, rich_template
 
@@ -199,6 +200,22 @@ def test_index_that_lost_an_object(rich: Path) -> None:
         report = check(store)
     assert found(report) == {"object-indexed"}
     assert lost_paths(report) == {"many"}
+
+
+def test_what_nothing_needs(rich: Path) -> None:
+    """A tree that no version has, of which something is gone, waits for gc: no damage."""
+    with opened(rich) as store:
+        with store.objects.batch() as batch:
+            gone = batch.add_piece(b"gone" * 1000)
+            edit_paths(batch, store.empty_root(), {parse_path("a/b"): file_entry(gone, 4000)})
+            batch.flush()
+        with store.objects.index.write() as txn:
+            txn.delete(Table.OBJECTS, gone)
+        report = check(store)
+        assert report.clean
+        (finding,) = report.findings
+        assert finding.severity is Severity.HARMLESS
+        assert not report.damage
 
 
 def test_index_with_a_wrong_row(rich: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.repo.test_rebuild import assert_same, tables
 from tests.semantics.scene import Scene
 
 CAT, DOG = b"cat" * 2000, b"dog" * 2000
@@ -169,3 +170,31 @@ def test_lost_segment(scene: Scene, tmp_path: Path) -> None:
     assert "segment-length" in scene.run("pfs", "fsck", code=1).stdout
     scene.put({"new.jpg": DOG})
     assert scene.cat("images@master:/new.jpg") == DOG.decode()
+
+
+def test_results_of_jobs_survive(jobs: Scene) -> None:
+    """S228 What jobs have computed is known to a rebuilt index
+
+    Results of datums and the lineage of commits come back with the index: a job over one more file runs for that file only.
+    """
+    copy = (
+        "--input",
+        "images@master:/*",
+        "--output",
+        "out@master",
+        "--",
+        "/bin/sh",
+        "-ec",
+        "cp /pfs/images/* /pfs/out",
+    )
+    jobs.put({"a": "1", "b": "2"})
+    assert jobs.job(*copy)["processed"] == 2
+    lineage, before = jobs.pfs("lineage", "out@master:/a"), tables(jobs.store)
+    shutil.rmtree(jobs.store / "index")
+    jobs.pfs("fsck", "--rebuild-index")
+    assert_same(before, tables(jobs.store))
+    assert jobs.pfs("lineage", "out@master:/a") == lineage
+    jobs.put({"c": "3"})
+    result = jobs.job(*copy)
+    assert (result["processed"], result["skipped"]) == (1, 2)
+    jobs.pfs("fsck", "--data")
