@@ -88,6 +88,10 @@ class Busy(PfsError):
     retry = Retry.TRANSIENT
 
 
+class Collected(Busy):
+    """A garbage collection removed data that was about to be used again. Nothing was changed: doing the work once more succeeds."""
+
+
 class Conflict(PfsError):
     """A branch head moved, or two changes touch one path. `paths` lists them, relative to the branch root."""
 

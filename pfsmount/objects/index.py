@@ -14,7 +14,7 @@ table encodes them.
 | worktrees | repo id (8), branch, `+`, name | generation u64, base commit id (32) |
 | results | datum key (32) | a tree entry, last use |
 | descends | input commit id, output commit id | repo id (8) of the output |
-| meta | name | u64 counters; `open`, kind u8, number u32 BE: an unsealed segment |
+| meta | name | u64 counters `segment`, `gc`, `refs`, `roots`; `open`, kind u8, number u32 BE: an unsealed segment |
 
 The table `stats` is in an environment of its own, which is no part of the index (`repo.stat_cache`).
 
@@ -80,10 +80,11 @@ class Transaction:
         """Store a value; False when it was there and `overwrite` is off."""
         return bool(self._txn.put(key, value, db=self._tables[table], overwrite=overwrite))
 
-    def put_new(self, table: Table, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store pairs, in the order of their keys for speed; those whose key is there stay as they are."""
+    def put_new(self, table: Table, pairs: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Store pairs, in the order of their keys for speed; those whose key is there stay as they are: then False."""
         with self._txn.cursor(db=self._tables[table]) as cursor:
-            cursor.putmulti(pairs, dupdata=False, overwrite=False)
+            _, added = cursor.putmulti(pairs, dupdata=False, overwrite=False)
+            return bool(added == len(pairs))
 
     def get_many(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values at those of the keys that the table has."""

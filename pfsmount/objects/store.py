@@ -22,9 +22,10 @@ from types import TracebackType
 from typing import Any, Protocol, cast
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
-from pfsmount.errors import Corrupt, NotFound, PfsError
+from pfsmount.errors import Collected, Corrupt, NotFound
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import Buffer, hash_bytes
+from pfsmount.objects.holds import Hold
 from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
@@ -49,6 +50,7 @@ _DECODED_MAX = 8192
 _FRESH_BYTES_MAX = 2 << 20
 _LARGE_BYTES = 1 << 20
 _LARGE_ENTRIES = 500
+_CHECKED_AT_ONCE = 5000
 
 
 class DecodedCache:
@@ -109,6 +111,18 @@ class ObjectStore:
         self.verified: set[ObjectId] = set()
         self._segments: OrderedDict[int, SegmentReader] = OrderedDict()
         self._lock = Lock()
+        self.hold: Hold | None = None
+        """While set: keeps what batches of this process publish from gc, beyond their end."""
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Until the end of the block gc keeps all that this process stores, named by a commit or not. Raises NoSpace, PermissionDenied."""
+        self.hold = hold = Hold(self.path)
+        try:
+            yield
+        finally:
+            self.hold = None
+            hold.close()
 
     def close(self) -> None:
         """Close; any number of times."""
@@ -200,6 +214,12 @@ class Batch:
         self._pending: dict[ObjectId, Location] = {}
         self._contents: list[tuple[ObjectId, Location]] = []
         self._reused = bytearray()
+        self._relied: dict[Table, bytearray] = {}
+        self._manifests: dict[ObjectId, ObjectId] = {}
+        """File id → the root of its manifest."""
+        self._starts: dict[int, int] = {}
+        """Segment → from where on this batch has appended to it; not those that `_hold` has."""
+        self._hold: Hold | None = None
         self._touched: dict[int, SegmentRow] = {}
         self._fresh: dict[ObjectId, bytes] = {}
         self._fresh_bytes = 0
@@ -223,6 +243,8 @@ class Batch:
         self._pending.clear()
         self._contents.clear()
         self._fresh.clear()
+        if self._hold is not None:
+            self._hold.close()
 
     # Reading
 
@@ -332,12 +354,20 @@ class Batch:
             self._fresh_bytes = len(payload)
         self._fresh[id] = payload
 
+    def rely_on(self, table: Table, key: bytes) -> None:
+        """Let `publish` look whether gc has dropped a row (with a key of 32 bytes) whose tree is used as a whole, without its objects being looked up."""
+        self._relied.setdefault(table, bytearray()).extend(key)
+
     def name_manifest(self, file_id: ObjectId, manifest: ObjectId) -> None:
-        """Let `file_id` be found as the file that the manifest root describes."""
-        if not self.has(file_id):
-            location = self.locate(manifest)
-            assert location is not None
-            self._pending[file_id] = location
+        """Let `file_id` be found as the file that the manifest root describes.
+
+        It takes the place of another manifest of the same file: of this one it is known that all of it is there, of an older one, which gc may be about
+        to drop, it is not.
+        """
+        location = self.locate(manifest)
+        assert location is not None
+        self._pending[file_id] = location
+        self._manifests[file_id] = manifest
 
     def _added(self, id: ObjectId, location: Location) -> None:
         self._pending[id] = location
@@ -347,9 +377,19 @@ class Batch:
         settings = self.store.settings
         if len(self._pending) >= settings.publish_entries or self._unsynced_bytes >= settings.batch_bytes:
             self.prepare()
+            self._hold_segments()
             with self.store.index.write() as txn:
                 self._publish_pending(txn)
-            self._pending.clear()
+            self.published()
+
+    def _hold_segments(self) -> None:
+        """Keep from gc what is published before a commit names it."""
+        hold = self.store.hold or self._hold
+        if hold is None:
+            hold = self._hold = Hold(self.store.path)
+        for number, start in self._starts.items():
+            hold.add_segment(number, start)
+        self._starts.clear()
 
     def _unsynced(self) -> int:
         return sum(writer.unsynced for writer in self._writers.values())
@@ -361,6 +401,7 @@ class Batch:
             writer = None
         if writer is None:
             writer = self._writers[kind] = acquire_writer(self.store, kind)
+            self._starts.setdefault(writer.number, writer.end)
         return writer
 
     # Making durable
@@ -394,37 +435,54 @@ class Batch:
         self._contents.clear()
 
     def _publish_pending(self, txn: Transaction) -> None:
-        txn.put_new(Table.OBJECTS, [(id, location.encode()) for id, location in sorted(self._pending.items())])
+        manifests = self._manifests
+        pairs = [(id, location.encode()) for id, location in sorted(self._pending.items()) if id not in manifests]
+        if not txn.put_new(Table.OBJECTS, pairs):  # somebody else's were first, which gc may be about to drop
+            there = txn.get_many(Table.OBJECTS, [id for id, _ in pairs])
+            self._reused += b"".join(id for id, raw in pairs if there[id] != raw)
+        for file_id, manifest in manifests.items():
+            where = txn.get(Table.OBJECTS, manifest)
+            if where is None:
+                raise _collected()
+            if txn.get(Table.OBJECTS, file_id) != where:
+                txn.put(Table.OBJECTS, file_id, where)
         for number, row in self._touched.items():
             txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
 
     def publish(self, txn: Transaction) -> None:
         """Publish, as part of a transaction of the caller's, what `prepare` made durable.
 
-        Raises Busy when gc removed an object that this batch relied on: nothing is lost, do the work again.
+        Raises Collected when gc removed an object that this batch relied on: nothing is changed, do the work again.
         """
         if self._unsynced() or self._contents or any(writer.failed for writer in self._writers.values()):
             raise AssertionError("publish before prepare, or after it failed")
-        if txn.counter(b"gc") != self._gc_generation:
+        generation = txn.counter(b"gc")
+        if generation != self._gc_generation:
             self._check_reused(txn)
+            self._gc_generation = generation
         self._publish_pending(txn)
+        txn.increment(b"roots")
+        if self.store.hold is not None:
+            self._hold_segments()
 
     def _check_reused(self, txn: Transaction) -> None:
-        for offset in range(0, len(self._reused), 32):
-            id = bytes(self._reused[offset : offset + 32])
-            if id not in self._pending and txn.get(Table.OBJECTS, id) is None:
-                raise PfsError(
-                    "a garbage collection removed data that was about to be used again; nothing was changed",
-                    hint="run the command again",
-                )
+        for table, ids in ((Table.OBJECTS, self._reused), *self._relied.items()):
+            for start in range(0, len(ids), 32 * _CHECKED_AT_ONCE):
+                part = bytes(ids[start : start + 32 * _CHECKED_AT_ONCE])
+                wanted = {part[at : at + 32] for at in range(0, len(part), 32)}
+                lost = wanted.difference(txn.known(table, sorted(wanted)))
+                if any(id not in self._pending for id in lost):
+                    raise _collected()
 
     def published(self) -> None:
         """To be called when the transaction given to `publish` has ended well."""
         self._pending.clear()
+        self._manifests.clear()
 
     def flush(self) -> None:
         """Make everything added so far durable and publish it; the batch stays open for more. Raises NoSpace."""
         self.prepare()
+        self._hold_segments()
         with self.store.index.write() as txn:
             self.publish(txn)
         self.published()
@@ -433,6 +491,13 @@ class Batch:
         """`flush` when the transaction that follows would take long; what is little costs that one nothing, and a flush two waits for the disk."""
         if self._unsynced() >= _LARGE_BYTES or len(self._pending) >= _LARGE_ENTRIES:
             self.flush()
+
+
+def _collected() -> Collected:
+    return Collected(
+        "a garbage collection removed data that was about to be used again; nothing was changed",
+        hint="run the command again",
+    )
 
 
 def seal(store: ObjectStore, writer: SegmentWriter) -> None:
@@ -481,6 +546,17 @@ def merge_contents(store: ObjectStore, number: int, row: SegmentRow) -> TableOfC
             end = location.offset + location.length
         end = -(-end // 4096) * 4096
     return TableOfContents(number, 0, pieces)
+
+
+def contents_chain(store: ObjectStore, row: SegmentRow) -> Iterator[Location]:
+    """Where the tables of contents of a data segment lie, the last one first; only their first bytes are read. Raises Corrupt, NotFound."""
+    where = None if row.contents_segment == NO_SEGMENT else (row.contents_segment, row.contents_offset)
+    while where is not None:
+        segment, offset = where
+        head = store.segment(segment).read(offset - 40, 64)
+        (length,) = _LENGTH.unpack_from(head)
+        yield Location(segment, offset, RecordKind.CONTENTS, length)
+        where = TableOfContents.decode(head[40:]).previous
 
 
 def _read_contents(store: ObjectStore, segment: int, offset: int) -> TableOfContents:
