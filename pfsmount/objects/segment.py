@@ -309,6 +309,15 @@ def decode_footer(fd: int) -> TableOfContents | None:
     return TableOfContents.decode(payload) if hash_bytes(payload, HashKind.RECORD) == digest else None
 
 
+def decode_seal(fd: int) -> int:
+    """Where the footer of a sealed data segment begins. Raises Corrupt."""
+    size = os.fstat(fd).st_size
+    raw = os.pread(fd, _SEAL.size, size - _SEAL.size) if size >= BLOCK else b""
+    if raw[:8] != _SEAL_MAGIC:
+        raise Corrupt("a sealed segment has no footer")
+    return int(_SEAL.unpack(raw)[1])
+
+
 class SegmentReader:
     """An open segment, for reading at any offset from any thread. Closed when the last user lets go."""
 
