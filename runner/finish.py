@@ -14,9 +14,10 @@ from typing import Any
 
 from pfsmount.errors import Conflict, Corrupt
 from pfsmount.ids import ObjectId
-from pfsmount.objects.store import Batch
+from pfsmount.objects.store import Batch, again_if_collected
 from pfsmount.repo.commit import Commit, dump_root
 from pfsmount.repo.refs import RefKind, RefMove
+from pfsmount.repo.results import rely_on_results, touch_results
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry
@@ -132,14 +133,19 @@ def finish_failed(
     store: Store, draft: JobDraft, state: JobState, keys: bytes, failed: Mapping[ObjectId, Entry], reason: str
 ) -> None:
     """Keep the record of a job that makes no commit: its finished datums, and the failed ones with their logs."""
-    with store.objects.batch() as batch:
-        datums = _datums(store, batch, draft, keys, failed)
-        _publish_job(store, batch, draft, *_record(batch, draft, state, datums, None, reason, None), ())
+
+    def work() -> None:
+        with store.objects.batch() as batch:
+            datums = _datums(store, batch, draft, keys, failed)
+            _publish_job(store, batch, draft, *_record(batch, draft, state, datums, None, reason, None), ())
+
+    again_if_collected(work)
 
 
 def _datums(store: Store, batch: Batch, draft: JobDraft, keys: bytes, failed: Mapping[ObjectId, Entry]) -> Entry:
     datums = empty_datums() if draft.base is None else draft.base.record.datums_root
     datums = edit_datums(batch, datums, dict.fromkeys(draft.removed))
+    rely_on_results(batch, keys)
     every = itertools.chain(results_of(store, keys), failed.items())
     while chunk := dict(itertools.islice(every, _DATUMS_AT_ONCE)):
         datums = edit_datums(batch, datums, chunk)
@@ -174,6 +180,12 @@ def finish_success(store: Store, draft: JobDraft, state: JobState, keys: bytes) 
 
     `state` is the one that the job will have if all goes well. Raises OutputClash, NoSpace; then nothing has changed.
     """
+    made = again_if_collected(lambda: _finish_success(store, draft, state, keys))
+    touch_results(store, keys)
+    return made
+
+
+def _finish_success(store: Store, draft: JobDraft, state: JobState, keys: bytes) -> tuple[Commit, Phase]:
     with store.objects.batch() as batch:
         results = _unite(store, batch, draft, keys)
         datums = _datums(store, batch, draft, keys, {})
@@ -210,6 +222,7 @@ def _unite(store: Store, batch: Batch, draft: JobDraft, keys: bytes) -> union.Un
     results = union.Union(batch) if base is None else union.Union(batch, _base_tree(base), base.record.written_by)
     if base is not None:
         results.remove(_removed(base, draft.removed))
+    rely_on_results(batch, keys)
     results.add(_outputs(batch, results_of(store, keys)))
     results.finish()
     return results

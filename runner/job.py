@@ -131,16 +131,17 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
     spec = complete_spec(store, spec)
     jobs = JobStore(store)
     jobs.sweep()
-    plan = _plan(store, spec, caller, options)
-    if isinstance(plan, JobResult):
-        return plan
-    for text in plan.draft.program.notes:
-        observer.note(text)
-    with jobs.open_directory(plan.draft.id) as directory:
-        run = _JobRun(store, plan, directory, options, observer)
-        with _first_error():
-            trio.run(run.run)
-        return run.result(time.monotonic() - started)
+    with store.objects.holding():  # the program and failed datums are named by no commit before the job's end
+        plan = _plan(store, spec, caller, options)
+        if isinstance(plan, JobResult):
+            return plan
+        for text in plan.draft.program.notes:
+            observer.note(text)
+        with jobs.open_directory(plan.draft.id) as directory:
+            run = _JobRun(store, plan, directory, options, observer)
+            with _first_error():
+                trio.run(run.run)
+            return run.result(time.monotonic() - started)
 
 
 def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions) -> _Planned | JobResult:

@@ -42,7 +42,7 @@ class PfsCommands(CommandGroup):
         "merge": Command("pfsmount.cli.merge:merge"),
         "resolve": Command("pfsmount.cli.merge:resolve"),
         "fsck": Command("pfsmount.cli.fsck:fsck"),
-        "gc": Command("pfsmount.cli.gc:gc"),
+        "gc": Command("pfsmount.cli.collect:gc"),
         "mount": Command("pfsmount.cli.mount:mount"),
         "umount": Command("pfsmount.cli.mount:umount"),
         "mounts": Command("pfsmount.cli.mount:mounts"),

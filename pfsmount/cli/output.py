@@ -71,6 +71,7 @@ def open_store(option: Path | None = None) -> Store:
         hint = error.hint if named else "make one with 'pfs init', or name one with --store or PFS_STORE"
         raise NotAStore(error.message, hint=hint) from None
     store.critical = interruption.held_back
+    store.keeps_resolved = True
     return store
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from pfsmount.errors import Conflict, NotFound
+from pfsmount.errors import Collected, Conflict, NotFound
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.ids import RepoPath
 from pfsmount.repo.overlay import WouldBlock
@@ -173,7 +173,7 @@ class Turning:
     async def _commit_once(
         self, message: str, paths: Collection[RepoPath] | None, author: str | None, *, last: bool
     ) -> CommitResult | None:
-        """None: the head moved meanwhile."""
+        """None: the head moved, or a gc came between; then again."""
         worktree = self.place.worktree
         if worktree.foreign is not None:
             raise worktree.not_ours()
@@ -199,6 +199,10 @@ class Turning:
                             raise
                         return None
                     effects = worktree.apply(after, commit.id, commit.tree, journal)
+        except Collected:
+            if last:
+                raise
+            return None
         finally:
             worktree.release_cut(cut)
             self.place.wake_writers()

@@ -21,11 +21,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
+from pfsmount.errors import NoSpace, PermissionDenied
 from pfsmount.ids import ObjectId
 from pfsmount.objects.layout import disk_errors
 
@@ -82,6 +84,62 @@ class Hold:
                 self._path.unlink()
             os.close(self._fd)
             self._fd = -1
+
+
+class CommitHold:
+    """The commits that one process has open. Thread-safe. A full disk, or a store that cannot be written to, only means that they are not held."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._hold: Hold | None = None
+        self._counts: dict[ObjectId, int] = {}
+        self._stale = 0
+        self._lock = Lock()
+
+    def add(self, id: ObjectId, is_there: Callable[[ObjectId], bool]) -> bool:
+        """Hold a commit, once more; False when it has gone. May wait for a gc that drops commits just now."""
+        with self._lock:
+            if id not in self._counts:
+                try:
+                    with commits_stay(self._store):
+                        if self._hold is None:
+                            self._hold = Hold(self._store)
+                        self._hold.add_commit(id)
+                        if not is_there(id):
+                            return False
+                except (NoSpace, PermissionDenied):
+                    return is_there(id)
+            self._counts[id] = self._counts.get(id, 0) + 1
+            return True
+
+    def holds(self, id: ObjectId) -> bool:
+        """Whether it is held."""
+        return id in self._counts
+
+    def remove(self, id: ObjectId) -> None:
+        """Undo one `add`. The file is written anew from time to time."""
+        with self._lock:
+            self._counts[id] = self._counts.get(id, 0) - 1
+            if self._counts[id] > 0:
+                return
+            del self._counts[id]
+            self._stale += 1
+            if self._hold is not None and self._stale > len(self._counts):
+                self._stale = 0
+                old, self._hold = self._hold, None
+                with suppress(NoSpace, PermissionDenied), commits_stay(self._store):
+                    if self._counts:
+                        self._hold = Hold(self._store)
+                        for held in self._counts:
+                            self._hold.add_commit(held)
+                    old.close()
+
+    def close(self) -> None:
+        """Hold nothing any more. Any number of times."""
+        with self._lock:
+            if self._hold is not None:
+                self._hold.close()
+                self._hold = None
 
 
 def _directory(store: Path) -> Path:

@@ -162,7 +162,7 @@ class ObjectRebuild:
             self._last = max(self._last, table.segment)
             known = self._tables.setdefault(table.segment, _Tables())
             known.places.append((table.start, segment, record.payload_offset))
-        elif record.kind is RecordKind.TOMBSTONE:
+        if record.kind is RecordKind.TOMBSTONE:
             number, ranges = decode_tombstone(record.payload)
             self._last = max(self._last, number)
             self._freed.setdefault(number, []).extend(ranges)

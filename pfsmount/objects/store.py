@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import Collected, Corrupt, NotFound
@@ -51,6 +51,9 @@ _FRESH_BYTES_MAX = 2 << 20
 _LARGE_BYTES = 1 << 20
 _LARGE_ENTRIES = 500
 _CHECKED_AT_ONCE = 5000
+_COLLECTED_TRIES = 5
+
+T = TypeVar("T")
 
 
 class DecodedCache:
@@ -491,6 +494,14 @@ class Batch:
         """`flush` when the transaction that follows would take long; what is little costs that one nothing, and a flush two waits for the disk."""
         if self._unsynced() >= _LARGE_BYTES or len(self._pending) >= _LARGE_ENTRIES:
             self.flush()
+
+
+def again_if_collected(work: Callable[[], T]) -> T:
+    """Do something that stores and publishes; again from the start when gc dropped what it had found there and was about to use again."""
+    for _ in range(_COLLECTED_TRIES):
+        with suppress(Collected):
+            return work()
+    return work()
 
 
 def _collected() -> Collected:

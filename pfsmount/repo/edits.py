@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pfsmount.errors import IsADirectory, NotFound
 from pfsmount.ids import RepoPath, display, path_bytes
+from pfsmount.objects.store import Batch, again_if_collected
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.ingest import Placement, commit_edit, place_all
 from pfsmount.repo.store import Store
@@ -49,12 +50,16 @@ def copy(
         for source in sources
     ]
     origin: dict[str, object] = {"how": "cp", "sources": [source.text for source in sources[:100]]}
-    with store.objects.batch() as batch:
 
-        def edit(root: Entry) -> Entry:
-            return place_all(batch, root, target, placements, into=into or several, delete=False)
+    def work() -> Commit | None:
+        with store.objects.batch() as batch:
 
-        return commit_edit(store, batch, repo, branch, edit, message=message, origin=origin)
+            def edit(root: Entry) -> Entry:
+                return place_all(batch, root, target, placements, into=into or several, delete=False)
+
+            return commit_edit(store, batch, repo, branch, edit, message=message, origin=origin)
+
+    return again_if_collected(work)
 
 
 def remove(
@@ -71,16 +76,23 @@ def remove(
 
     Raises NotFound (unless `missing_ok`) and IsADirectory (unless `recursive`); then nothing has changed.
     """
-    with store.objects.batch() as batch:
 
-        def edit(root: Entry) -> Entry:
-            for path in paths:
-                entry = find(batch, root, path)
-                if entry is None and not missing_ok:
-                    raise NotFound(f"there is no {display(path_bytes(path))} on {repo}@{branch}")
-                if entry is not None and entry.kind is Kind.DIRECTORY and not recursive:
-                    raise IsADirectory(f"{display(path_bytes(path))} is a directory", hint="rm -r deletes it whole")
-            gone = {path: None for path in paths if find(batch, root, path) is not None}
-            return edit_paths(batch, root, gone, mtime_ns=time.time_ns())
+    def edit(batch: Batch, root: Entry) -> Entry:
+        for path in paths:
+            entry = find(batch, root, path)
+            if entry is None and not missing_ok:
+                raise NotFound(f"there is no {display(path_bytes(path))} on {repo}@{branch}")
+            if entry is not None and entry.kind is Kind.DIRECTORY and not recursive:
+                raise IsADirectory(f"{display(path_bytes(path))} is a directory", hint="rm -r deletes it whole")
+        gone = {path: None for path in paths if find(batch, root, path) is not None}
+        return edit_paths(batch, root, gone, mtime_ns=time.time_ns())
 
-        return commit_edit(store, batch, repo, branch, edit, message=message, origin={"how": "rm", "paths": len(paths)})
+    origin: dict[str, object] = {"how": "rm", "paths": len(paths)}
+
+    def work() -> Commit | None:
+        with store.objects.batch() as batch:
+            return commit_edit(
+                store, batch, repo, branch, lambda root: edit(batch, root), message=message, origin=origin
+            )
+
+    return again_if_collected(work)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pfsmount.errors import Conflict, InvalidInput, IsADirectory, NotADirectory, NotPermitted
 from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse_entry_name, path_bytes
-from pfsmount.objects.store import Batch
+from pfsmount.objects.store import Batch, again_if_collected
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.local_files import Exclude, IngestReport, LocalFiles, Progress
 from pfsmount.repo.reading_process import ReadingProcess
@@ -196,6 +196,28 @@ def put(
     last put is not read again. Returns the commit, or None when nothing changed, and what was read. Raises NotFound, InvalidInput, NotPermitted, NoSpace …; then nothing has changed.
     """
     sources = list(sources)
+
+    def work() -> tuple[Commit | None, IngestReport]:
+        return _put(store, sources, repo, branch, target, into, message, delete, origin, progress, exclude, cache)
+
+    # a stream can be read only once
+    return work() if any(isinstance(source, int) for source in sources) else again_if_collected(work)
+
+
+def _put(
+    store: Store,
+    sources: Sequence[bytes | int],
+    repo: str,
+    branch: str,
+    target: RepoPath,
+    into: bool,
+    message: str,
+    delete: bool,
+    origin: dict[str, object],
+    progress: Progress | None,
+    exclude: Exclude | None,
+    cache: bool,
+) -> tuple[Commit | None, IngestReport]:
     previous = entry_before(store, repo, branch, target)
     with store.objects.batch() as batch, StatCache(store.objects) as stats, ReadingProcess() as process:
         files = LocalFiles(batch, progress, cache=stats if cache else None, process=process, exclude=exclude)

@@ -34,7 +34,7 @@ from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, encode_file, file_entry, sizes_of, symlink_entry
 from pfsmount.tree.ingest import ingest_fd
-from pfsmount.tree.manifest import PIECE_MAX
+from pfsmount.tree.manifest import PIECE_MAX, reuse_file
 from pfsmount.tree.node import entry_item
 from pfsmount.tree.xattrs import with_xattrs
 
@@ -403,6 +403,9 @@ class _Walk:
                 raise reading_error(error, directory.of(os.fsencode(error.filename))) from error
             cached = [(name, fixed) for name, fixed in zip(part, cache.find(infos), strict=True) if fixed is not None]
             stored = self._batch.reuse([ObjectId(fixed[-ID_BYTES:]) for _, fixed in cached])
+            for _, fixed in cached:
+                if sizes_of([fixed]) > PIECE_MAX and not reuse_file(self._batch, ObjectId(fixed[-ID_BYTES:])):
+                    stored.discard(ObjectId(fixed[-ID_BYTES:]))
             stored.add(EMPTY_FILE_ID)
             found.update(item for item in cached if item[1][-ID_BYTES:] in stored)
             if not found:

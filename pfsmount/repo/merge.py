@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from pfsmount.errors import Conflict, InvalidInput, NotFound
+from pfsmount.errors import Collected, Conflict, InvalidInput, NotFound
 from pfsmount.ids import ObjectId, RepoPath, display
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit, load_commit
@@ -104,7 +104,7 @@ def merge(
     for attempt in range(_TRIES):
         try:
             return run.once()
-        except Conflict:
+        except (Conflict, Collected):
             if attempt + 1 == _TRIES:
                 raise
     raise AssertionError("unreachable")

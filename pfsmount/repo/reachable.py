@@ -240,6 +240,8 @@ class Reachable:
                 self._entry(node.entry(i), step.id, commit)
             return
         ids = [fixed[at : at + ID_BYTES] for at in range(_ID_AT, len(fixed), _WIDTH)]
+        while EMPTY_FILE_ID in ids:  # it is stored nowhere
+            ids.remove(EMPTY_FILE_ID)
         self._add_files(_Contents(cast("list[ObjectId]", ids), RecordKind.PIECE, step.id, commit))
 
     def _manifest(self, step: _Step, manifest: Manifest) -> None:

@@ -21,6 +21,8 @@ from pfsmount.repo.store import Store
 from pfsmount.tree.entry import FIXED, Entry, decode_leaf, encode_leaf
 
 _TIME_BYTES = 8
+_TOUCHED_AT_ONCE = 5000
+_TOUCH_AFTER_S = 86400
 
 
 class ResultRow(NamedTuple):
@@ -44,6 +46,25 @@ def find_result(store: Store, key: ObjectId) -> Entry | None:
     """The directory that a datum with this key left behind, or None. Raises Corrupt."""
     raw = store.objects.index.get(Table.RESULTS, key)
     return None if raw is None else ResultRow.decode(key, raw).entry
+
+
+def rely_on_results(batch: Batch, keys: bytes) -> None:
+    """Let the batch's `publish` raise Collected when gc has dropped one of these results (32 bytes each)."""
+    batch.rely_on(Table.RESULTS, keys)
+
+
+def touch_results(store: Store, keys: bytes) -> None:
+    """Note that results were used again, unless they were used today. Raises NoSpace."""
+    now = int(time.time())
+    for start in range(0, len(keys), 32 * _TOUCHED_AT_ONCE):
+        part = [keys[at : at + 32] for at in range(start, min(len(keys), start + 32 * _TOUCHED_AT_ONCE), 32)]
+        with store.objects.index.read() as txn:
+            rows = txn.get_many(Table.RESULTS, part)
+        old = {key for key, raw in rows.items() if int.from_bytes(raw[-_TIME_BYTES:], "big") < now - _TOUCH_AFTER_S}
+        if old:
+            with store.objects.index.write() as txn:
+                for key, raw in txn.get_many(Table.RESULTS, sorted(old)).items():
+                    txn.put(Table.RESULTS, key, raw[:-_TIME_BYTES] + now.to_bytes(_TIME_BYTES, "big"))
 
 
 def save_results(store: Store, batch: Batch, results: Mapping[ObjectId, Entry]) -> None:

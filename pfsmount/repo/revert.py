@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pfsmount.errors import Conflict, NotFound
+from pfsmount.errors import Collected, Conflict, NotFound
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, path_conflict
@@ -57,7 +57,7 @@ def revert(
     for attempt in range(_TRIES):
         try:
             return _once(store, repo, branch, commits, message, side)
-        except Conflict:
+        except (Conflict, Collected):
             if attempt + 1 == _TRIES:
                 raise
     raise AssertionError("unreachable")

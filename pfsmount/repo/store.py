@@ -25,6 +25,7 @@ from pfsmount.errors import (
     PfsError,
 )
 from pfsmount.ids import ObjectId
+from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.segment import RecordKind
@@ -88,6 +89,9 @@ class Store:
         self.path = objects.path
         self.author = author
         self._log_path = self.path / "refs.log"
+        self.keeps_resolved = False
+        """Whether gc keeps each commit that `resolve` finds as long as this is open: for commands, which end soon."""
+        self._kept = CommitHold(self.path)
         self.critical: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held around the transaction that makes a commit: a command line keeps signals back in it."""
 
@@ -112,6 +116,7 @@ class Store:
 
     def close(self) -> None:
         """Close; any number of times."""
+        self._kept.close()
         self.objects.close()
 
     def __enter__(self) -> Store:
@@ -230,6 +235,8 @@ class Store:
             info = get_repo(txn, repo)
             move = RefMove(info, kind, name, new, expected, create_empty=new is None)
             move_ref(txn, move, who=self.author, why=why, time_ns=time.time_ns())
+            if new is not None and txn.get(Table.OBJECTS, new) is None:
+                raise NotFound(f"the commit {new.hex()[:12]} was dropped by a garbage collection; nothing was changed")
             if new is not None:
                 know_commit(txn, info, load_commit(self.objects, new))
         self._append_log()
@@ -286,6 +293,8 @@ class Store:
         commit = self._take_steps(f"{repo}@{base}", commit, revision)
         if revision.within is not None:
             commit = self._within(repo, revision, commit, within)
+        if commit is not None and self.keeps_resolved and not self._kept.add(commit.id, self.has_commit):
+            raise NotFound(f"the commit {commit.id.hex()[:12]} was dropped by a garbage collection just now")
         plain = branch is not None and not revision.steps and revision.within is None
         return Resolved(info, commit, base if plain else None, revision.worktree if plain else None)
 
@@ -313,6 +322,10 @@ class Store:
     def read_commit(self, id: ObjectId) -> Commit:
         """A commit by its id. Raises NotFound, Corrupt."""
         return load_commit(self.objects, id)
+
+    def has_commit(self, id: ObjectId) -> bool:
+        """Whether a commit is there, and with it its history and tree."""
+        return self.objects.index.get(Table.OBJECTS, id) is not None
 
     def history(self, commit: Commit | None) -> Iterator[Commit]:
         """The commit and its first-parent ancestors, newest first."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pfsmount.errors import Busy, Conflict, NotFound
+from pfsmount.errors import Busy, Collected, Conflict, NotFound
 from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, fsync_directory
@@ -616,6 +616,10 @@ class Worktree(WorktreeLook):
                             raise
                         continue
                     effects.add(self.apply(after, commit.id, commit.tree, journal))
+            except Collected:
+                if attempt + 1 == _RETRIES:
+                    raise
+                continue
             finally:
                 self.release_cut(cut)
                 self.data.empty_trash()

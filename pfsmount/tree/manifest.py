@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pfsmount.config import MIB
-from pfsmount.errors import Corrupt
+from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch, Reader
@@ -103,6 +103,23 @@ def _split_rows(rows: list[tuple[ObjectId, int]]) -> Iterator[list[tuple[ObjectI
             group = []
     if group:
         yield group
+
+
+def reuse_file(batch: Batch, file_id: ObjectId) -> bool:
+    """Whether all of a file with a manifest is there, and is kept from gc until the batch ends. Raises Corrupt."""
+    try:
+        manifest = load_manifest(batch, file_id)
+        return all(batch.reuse(sorted(ids)) >= ids for ids in _named(batch, manifest))
+    except NotFound:
+        return False
+
+
+def _named(objects: Reader, manifest: Manifest) -> Iterator[set[ObjectId]]:
+    """What the nodes of a manifest name, holes left out."""
+    yield set(manifest.ids) - {HOLE}
+    if manifest.level:
+        for i in range(len(manifest.ids)):
+            yield from _named(objects, load_child(objects, manifest, i))
 
 
 def load_child(objects: Reader, manifest: Manifest, i: int) -> Manifest:

@@ -69,7 +69,11 @@ def needed(store: Store, head: ObjectId) -> set[ObjectId]:
 
 def history(store: Store) -> ObjectId:
     """Three commits that share most of what they have."""
-    commit(store, {f"many/{i}": b"%d" % (i % 50) for i in range(400)} | {"empty": b"", "large": LARGE}, b"x" * 3000)
+    commit(
+        store,
+        {f"many/{i}": b"%d" % (i % 50) for i in range(400)} | {"empty": b"", "many/0": b"", "large": LARGE},
+        b"x" * 3000,
+    )
     commit(store, {"a/b/c": b"t" * 5000, "many/7": b"new", "large": LARGE[:1000] + LARGE})
     return commit(store, {"a": None, "alone": b"alone"})
 

@@ -13,7 +13,7 @@ from pfsmount.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pfsmount.objects.sweep import Amount
-    from pfsmount.repo.gc import GcPlan
+    from pfsmount.repo.collection import GcPlan
 
 _KINDS = {
     "PIECE": "pieces and files",
@@ -45,7 +45,7 @@ def gc(
     were at: until then 'pfs reset' brings back what was reset or deleted. Others may read, write and mount meanwhile, and it may
     be killed at any time: the next one goes on.
     """
-    from pfsmount.repo.gc import Collection, collecting
+    from pfsmount.repo.collection import Collection, collecting
 
     keep_s = _seconds(keep)
     with output.open_store() as store, collecting(store), output.Progress("collecting") as bar:

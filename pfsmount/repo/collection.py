@@ -155,7 +155,6 @@ class Collection:
         """Mark all that is alive now. Raises Corrupt."""
         self._version = roots_version(self._store)
         roots = self._roots = gather_roots(self._store, self._since_ns)
-        reach = self._reachable
         with self._counting(kept, "branches, tags and jobs"):
             self._reachable.commits(roots.refs)
         with self._counting(kept, "uncommitted work"):

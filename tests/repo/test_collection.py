@@ -1,0 +1,301 @@
+"""gc against a model: what is reachable reads back with the right bytes, everything else is gone from the index and from the disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pfsmount.config import StoreSettings
+from pfsmount.errors import Busy, Corrupt, NotFound
+from pfsmount.ids import ObjectId, parse_path
+from pfsmount.objects.holds import CommitHold
+from pfsmount.objects.index import Table
+from pfsmount.objects.marks import Marks
+from pfsmount.objects.segment import Location, RecordKind
+from pfsmount.objects.store import DecodedCache
+from pfsmount.repo.collection import Collection, GcResult, collecting, disk_usage
+from pfsmount.repo.ingest import commit_edit
+from pfsmount.repo.reachable import Missing, Reachable
+from pfsmount.repo.refs import RefKind
+from pfsmount.repo.results import find_result, save_results
+from pfsmount.repo.roots import gather_roots, live_results
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree import Worktree
+from pfsmount.revision import parse_revision
+from pfsmount.tree.content import read_small
+from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find, walk
+from pfsmount.tree.edit import edit_paths
+from pfsmount.tree.entry import Entry, Kind, file_entry
+from pfsmount.tree.ingest import ingest_bytes
+from tests.worktrees import at, put
+
+SMALL = StoreSettings(segment_size=256 * 1024, publish_entries=40, batch_bytes=128 * 1024)
+LONG = 10**9
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Store]:
+    """A store whose segments and batches are small, so that there are many."""
+    Store.create(tmp_path / "store", SMALL)
+    with Store.open(tmp_path / "store", SMALL, author="tester@here") as opened:
+        opened.create_repo("images")
+        yield opened
+
+
+def commit(store: Store, branch: str, files: dict[str, bytes | None]) -> ObjectId:
+    with store.objects.batch() as batch:
+        changes = {
+            parse_path(name): None if data is None else file_entry(ingest_bytes(batch, data), len(data))
+            for name, data in files.items()
+        }
+
+        def edit(root: Entry) -> Entry:
+            return edit_paths(batch, root, changes, mtime_ns=time.time_ns())
+
+        made = commit_edit(store, batch, "images", branch, edit, message="m", origin={"how": "test"})
+    assert made is not None
+    return made.id
+
+
+def collect(store: Store, keep_s: int = 0) -> GcResult:
+    with collecting(store):
+        collection = Collection(store, keep_s)
+        collection.plan()
+        return collection.carry_out()
+
+
+def contents(store: Store, root: Entry) -> Files:
+    """Every file, read and verified."""
+    store.objects.decoded = DecodedCache()
+    store.objects.verified.clear()
+    return {
+        os.fsdecode(b"/".join(path)): read_small(store.objects, entry)
+        for path, entry in walk(store.objects, root)
+        if entry.kind is Kind.FILE
+    }
+
+
+def unmarked(store: Store) -> list[Location]:
+    """What the index names and no root reaches."""
+    marks, missing = Marks(store.objects), list[Missing]()
+    reach = Reachable(store.objects, marks, missing.append)
+    roots = gather_roots(store, time.time_ns())
+    reach.commits(roots.refs)
+    reach.commits(roots.worktrees)
+    reach.entries(roots.staged)
+    reach.commits(roots.reflog)
+    reach.entries(live_results(store, 0))
+    assert not missing
+    with store.objects.index.read() as txn:
+        every = [Location.decode(raw) for _, raw in txn.scan(Table.OBJECTS)]
+    return [place for place in every if place.kind is not RecordKind.TOMBSTONE and place not in marks]
+
+
+def data_of(chance: random.Random) -> bytes:
+    """Tiny, small and large files; often the same as another."""
+    size = chance.choice([0, 3, 100, 1500, 5000, 70_000, 5 << 20] if not chance.randrange(6) else [3, 100, 1500, 5000])
+    return random.Random(chance.randrange(40)).randbytes(size)
+
+
+class History:
+    """Random changes of a store, and what must be readable afterwards."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.store, self.chance = store, random.Random(seed)
+        self.files: dict[ObjectId, Files] = {}
+        self.parents: dict[ObjectId, ObjectId | None] = {}
+        self.heads: dict[str, ObjectId | None] = {"master": None}
+        self.staged: dict[str, Files] = {}
+        self.results: dict[ObjectId, bytes] = {}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.chance.choice([self.put, self.put, self.put, self.branch, self.delete, self.reset, self.result])()
+        self.stage()
+
+    def put(self) -> None:
+        branch = self.chance.choice(list(self.heads))
+        head = self.heads[branch]
+        before = {} if head is None else self.files[head]
+        changes: dict[str, bytes | None] = {
+            f"{self.chance.randrange(4)}/{self.chance.randrange(60)}": data_of(self.chance)
+            for _ in range(self.chance.choice([1, 5, 90]))
+        }
+        changes |= {name: None for name in list(before)[:2] if name not in changes}
+        after = {name: data for name, data in (before | changes).items() if data is not None}
+        made = commit(self.store, branch, changes)
+        self.files[made], self.parents[made], self.heads[branch] = after, head, made
+
+    def branch(self) -> None:
+        name = f"b{len(self.parents)}"
+        start = self.chance.choice(list(self.heads.values()))
+        if name not in self.heads and start is not None:
+            self.store.create_branch("images", name, start)
+            self.heads[name] = start
+
+    def delete(self) -> None:
+        names = [name for name in self.heads if name != "master"]
+        if names:
+            name = self.chance.choice(names)
+            self.store.delete_branch("images", name)
+            del self.heads[name]
+
+    def reset(self) -> None:
+        branch = self.chance.choice(list(self.heads))
+        head = self.heads[branch]
+        if head is not None and self.parents[head] is not None:
+            new = self.parents[head]
+            self.store.set_ref("images", RefKind.BRANCH, branch, new, expected=head, why="reset")
+            self.heads[branch] = new
+
+    def result(self) -> None:
+        key, data = ObjectId(self.chance.randbytes(32)), data_of(self.chance)
+        with self.store.objects.batch() as batch:
+            root = directory_entry(EMPTY_DIRECTORY)
+            entry = edit_paths(batch, root, {parse_path("out"): file_entry(ingest_bytes(batch, data), len(data))})
+            save_results(self.store, batch, {key: entry})
+        used = self.chance.choice([0, 2**40])  # not for years; or until long after the collection
+        if used:
+            self.results[key] = data
+        with self.store.objects.index.write() as txn:
+            raw = txn.get(Table.RESULTS, key)
+            assert raw is not None
+            txn.put(Table.RESULTS, key, raw[:-8] + used.to_bytes(8, "big"))
+
+    def stage(self) -> None:
+        """Uncommitted work on top of a head that is reset afterwards."""
+        head = self.heads["master"]
+        with Worktree.open(self.store, "images", "master") as worktree:
+            worktree.begin()
+            put(worktree, "new/file", b"uncommitted")
+            if head is not None and "0" in {name.split("/")[0] for name in self.files[head]}:
+                worktree.move(worktree.root, parse_path("0")[0], at(worktree, "new"), parse_path("0")[0], 0)
+        self.staged_on = head
+        if head is not None and self.parents[head] is not None:
+            self.store.set_ref("images", RefKind.BRANCH, "master", self.parents[head], expected=head, why="reset")
+            self.heads["master"] = self.parents[head]
+
+    def live(self) -> set[ObjectId]:
+        """Commits that must be there."""
+        found: set[ObjectId] = set()
+        for head in (*self.heads.values(), self.staged_on):
+            while head is not None and head not in found:
+                found.add(head)
+                head = self.parents[head]
+        return found
+
+    def check(self) -> None:
+        """What is live reads back; what is not is gone."""
+        live = self.live()
+        for id in self.parents:
+            if id in live:
+                assert contents(self.store, self.store.read_commit(id).tree) == self.files[id]
+            else:
+                assert not self.store.has_commit(id)
+                with pytest.raises(NotFound):
+                    self.store.resolve("images", parse_revision(id.hex()))
+        for key, data in self.results.items():
+            entry = find_result(self.store, key)
+            assert entry is not None
+            assert contents(self.store, entry) == {"out": data}
+        with Worktree.open(self.store, "images", "master") as worktree:
+            node = at(worktree, "new/file")
+            assert worktree.attributes(node).size == len(b"uncommitted")
+        assert unmarked(self.store) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exactly_what_is_not_reachable_goes(small: Store, seed: int) -> None:
+    history = History(small, seed)
+    history.run(30)
+    kept = collect(small, LONG)  # only results from 1970, and what gave up midway
+    assert all(small.has_commit(id) for id in history.parents)
+    with collecting(small):
+        plan = Collection(small, 0).plan()
+    again = collect(small)
+    history.check()
+    assert (plan.frees, plan.dead) == (again.freed, again.plan.dead)
+    tombstones = again.after - (again.before - again.freed)
+    assert 0 <= tombstones <= 64 * 1024, (kept, again)
+    assert again.after == disk_usage(small)
+    third = collect(small)
+    assert (third.freed, third.plan.total.objects) == (0, 0)
+    history.put()  # and the store is as good as before
+    history.check()
+
+
+def test_a_damaged_store_is_not_collected(small: Store) -> None:
+    head = commit(small, "master", {"a": b"a" * 2000, "b": b"b" * 2000})
+    before = commit(small, "master", {"a": None})
+    small.set_ref("images", RefKind.BRANCH, "master", head, expected=before, why="reset")
+    entry = find(small.objects, small.read_commit(head).tree, parse_path("b"))
+    assert entry is not None
+    with small.objects.index.write() as txn:
+        txn.delete(Table.OBJECTS, entry.id)
+    with pytest.raises(Corrupt, match="nothing was collected"):
+        collect(small)
+    assert small.has_commit(before)
+
+
+def test_a_commit_that_is_open_stays_and_its_space_too(small: Store) -> None:
+    first = commit(small, "master", {"a": b"a" * 70_000})
+    second = commit(small, "master", {"a": b"b" * 70_000})
+    small.set_ref("images", RefKind.BRANCH, "master", first, expected=second, why="reset")
+    tree = small.read_commit(second).tree
+    held = CommitHold(small.path)
+    assert held.add(second, small.has_commit)
+    assert collect(small).plan.total.objects == 0
+    assert contents(small, tree) == {"a": b"b" * 70_000}
+    held.close()
+    assert collect(small).freed >= 65536
+    assert not CommitHold(small.path).add(second, small.has_commit)
+
+
+def test_what_a_running_batch_has_published_and_used_again_stays(small: Store) -> None:
+    gone = commit(small, "master", {"a": b"reused" * 500})
+    small.set_ref("images", RefKind.BRANCH, "master", None, expected=gone, why="reset")
+    with small.objects.batch() as batch:
+        ids = [batch.add_piece(os.urandom(5000)) for _ in range(100)]  # publishes several times
+        assert small.objects.locate(ids[0]) is not None
+        collect(small)
+        assert all(small.objects.locate(id) is not None for id in ids[:80])
+        changes = {parse_path(f"f{i}"): file_entry(id, 5000) for i, id in enumerate(ids)}
+
+        def edit(root: Entry) -> Entry:
+            return edit_paths(batch, root, changes, mtime_ns=1)
+
+        made = commit_edit(small, batch, "images", "master", edit, message="m", origin={})
+    assert made is not None
+    assert len(contents(small, made.tree)) == 100
+    assert unmarked(small) == []
+
+
+def test_data_that_is_used_again_while_it_is_collected(small: Store) -> None:
+    """The batch finds it in the store, gc drops it, and the commit is told; or the commit comes first, and gc lets it be."""
+    data = b"reused" * 500
+    gone = commit(small, "master", {"a": data})
+    small.set_ref("images", RefKind.BRANCH, "master", None, expected=gone, why="reset")
+    with collecting(small):
+        collection = Collection(small, 0)
+        collection.plan()
+        first = commit(small, "master", {"again": data})
+        collection.carry_out()
+    assert contents(small, small.read_commit(first).tree) == {"again": data}
+    small.set_ref("images", RefKind.BRANCH, "master", None, expected=first, why="reset")
+    with small.objects.batch() as batch:
+        id = ingest_bytes(batch, data)
+        collect(small)
+        assert small.objects.locate(id) is None
+        with pytest.raises(Busy):
+            batch.flush()
+
+
+def test_only_one_collects_at_a_time(small: Store) -> None:
+    with collecting(small), pytest.raises(Busy), collecting(small):
+        pass
