@@ -100,6 +100,7 @@ class Filesystem:
         """Give back all worktrees; uncommitted changes stay on disk."""
         for branch in (*self._branches.values(), *self._gone):
             branch.worktree.close()
+        self.names.close()
 
     async def _open_branch(self, number: int, key: BranchKey, repo: str) -> BranchPlace:
         worktree = await in_thread(partial(Worktree.open, self.store, repo, key[1], key[2], nowait=True, who=self._who))
@@ -110,6 +111,8 @@ class Filesystem:
         self._branches[branch.place] = branch
         if worktree.foreign is not None:
             log.warning("%s is read-only here: %s", worktree.title, worktree.owner_text())
+        if worktree.base is not None:
+            await in_thread(partial(self.names.hold_first, key, worktree.base))
         return branch.place
 
     async def branch(self, repo: str, branch: str) -> Branch:
@@ -133,7 +136,14 @@ class Filesystem:
                 self._forget(branch)
             except (PfsError, OSError):
                 log.exception("following %s failed", branch.title)
+        await self._hold_bases()
         self.names.followed(version)
+
+    async def _hold_bases(self) -> None:
+        """Keep what is shown, and what is open, from gc."""
+        new, old = self.names.bases_to_hold({file.place for file in self.handles.values()})
+        if new or old:
+            await in_thread(partial(self.names.hold, new, old))
 
     def _forget(self, branch: Branch) -> None:
         """A branch of this name, if there ever is one again, is another one, with inodes of its own."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 import trio
 
@@ -17,7 +17,9 @@ from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.commits import CommitPlace, FilesPlace
 from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Found, Later, Place, Step, plain_attributes
 from pfsmount.ids import ObjectId
+from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.store import Reader
+from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.store import Resolved, Store
 from pfsmount.revision import is_commit_prefix, parse_mount_name
@@ -115,6 +117,10 @@ class RootPlace(Place):
         self._opening: dict[BranchKey, trio.Event] = {}
         self._numbers: dict[BranchKey, int] = {}
         self._links: dict[int, str] = {}
+        self._held = CommitHold(store.path)
+        self._asked: dict[tuple[str, ObjectId], bool] = {}
+        """Commits that were held, or found to be gone, for a lookup that comes again."""
+        self._bases: dict[BranchKey, list[ObjectId]] = {}
         self._seen = store.refs_version()
         self._caught_up = False
         self._resolved: dict[str, Resolved | None] = {}
@@ -142,6 +148,8 @@ class RootPlace(Place):
             return None
         if resolved.branch is None:
             if resolved.commit is None or revision.worktree is not None:
+                return None
+            if not self._hold(text, resolved.commit.id):
                 return None
             full = revision.is_plain and is_commit_prefix(revision.base or "") and len(revision.base or "") == 64
             place = self._commit_place(text, resolved.commit.id, resolved)
@@ -229,6 +237,56 @@ class RootPlace(Place):
         await self._open(key, repo)
         return self._branches[key]
 
+    def _hold(self, text: str, id: ObjectId) -> bool:
+        """Keep a commit from gc as long as it is shown; False when gc has dropped it. Raises WouldBlock, since gc's lock may have to be waited for."""
+        if (text, id) in self._commits:
+            if self._asked.pop((text, id), False):  # by a second lookup at the same time
+                self._held.remove(id)
+            return True
+        kept = self._asked.pop((text, id), None)
+        if kept is None:
+
+            def ask() -> None:
+                self._asked[text, id] = self._held.add(id, self._store.has_commit)
+
+            raise WouldBlock(ask)
+        if not kept:
+            self._resolved.pop(text, None)
+        return kept
+
+    def bases_to_hold(self, busy: Collection[Place]) -> tuple[list[ObjectId], list[ObjectId]]:
+        """The commits under branches that gc must keep from now on, and those that it need not keep any more.
+
+        What was under a branch before stays as long as a file of the branch is open (`busy`): it may be of that version.
+        """
+        new, old = [], []
+        for key, place in self._branches.items():
+            base, bases = place.worktree.base, self._bases.setdefault(key, [])
+            if base is not None and base not in bases:
+                new.append(base)
+                bases.append(base)
+            if place not in busy:
+                gone = [earlier for earlier in bases if earlier != base]
+                old += gone
+                bases[:] = [earlier for earlier in bases if earlier == base]
+        return new, old
+
+    def hold_first(self, key: BranchKey, base: ObjectId) -> None:
+        """Keep the commit under a branch that is being opened. May wait; for any thread."""
+        self._held.add(base, self._store.has_commit)
+        self._bases.setdefault(key, []).append(base)
+
+    def hold(self, new: list[ObjectId], old: list[ObjectId]) -> None:
+        """Carry out what `bases_to_hold` said. May wait; for any thread."""
+        for id in new:
+            self._held.add(id, self._store.has_commit)
+        for id in old:
+            self._held.remove(id)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._held.close()
+
     def _commit_place(self, name: str, id: ObjectId, resolved: Resolved) -> CommitPlace:
         place = self._commits.get((name, id))
         if place is None:
@@ -245,6 +303,7 @@ class RootPlace(Place):
         place = self._commits.pop((name, id), None)
         if place is not None:
             self._places.remove(place)
+            self._held.remove(id)
 
     def _files_place(self) -> FilesPlace:
         if self._files is None:

@@ -299,8 +299,7 @@ class ObjectCheck:
                 if record.intact:
                     if is_object(record.kind):
                         records.append(record)
-                    else:
-                        self._other_record(segment, record)
+                    self._other_record(segment, record)
                 if len(records) >= _AT_ONCE:
                     self._look_up_records(segment, records)
                     records = []

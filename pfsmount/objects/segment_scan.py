@@ -162,5 +162,5 @@ def object_id_at(payload: bytes) -> ObjectId:
 
 
 def is_object(kind: RecordKind) -> bool:
-    """Whether records of a kind are objects, which the index names."""
-    return kind <= RecordKind.XATTRS
+    """Whether the index names records of a kind: objects, and tombstones, which gc must keep."""
+    return kind <= RecordKind.XATTRS or kind is RecordKind.TOMBSTONE
