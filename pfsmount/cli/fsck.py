@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 _FINDINGS_SHOWN = 10
 _PATHS_SHOWN = 20
-_KINDS = {"PIECE": "data", "NODE": "tree nodes", "MANIFEST": "manifests", "COMMIT": "commits", "XATTRS": "xattrs", "TOMBSTONE": "tombstones"}
+_KINDS = {
+    "PIECE": "data",
+    "NODE": "tree nodes",
+    "MANIFEST": "manifests",
+    "COMMIT": "commits",
+    "XATTRS": "xattrs",
+    "TOMBSTONE": "tombstones",
+}
 
 
 def fsck(
