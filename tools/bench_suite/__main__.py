@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tools.bench_suite import (
+    care_rows,
     commit_rows,
     history_rows,
     job_rows,
@@ -28,7 +29,7 @@ from tools.bench_suite.report import as_json, summary, table
 from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
 
 # Importing them registers their rows; this is the order in which they are run.
-MODULES = (store_rows, commit_rows, scale_rows, history_rows, size_rows, memory_rows, mount_rows, job_rows)
+MODULES = (store_rows, care_rows, commit_rows, scale_rows, history_rows, size_rows, memory_rows, mount_rows, job_rows)
 
 
 def main() -> int:
