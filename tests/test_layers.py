@@ -41,7 +41,7 @@ DOORS = {
     # a pure function, like hashlib's; the kinds of hashes that the format knows are in pfsmount.objects.hashing
     "blake3": ("pfsmount.objects.hashing",),
     # the standard library's own, from Python 3.14 on: until then `put --tar` says what to do with zstd
-    "compression": ("pfsmount.repo.archive_read",),
+    "compression": ("pfsmount.repo.decompression",),
     "boto3": ("pfsmount.objects",),
     "botocore": ("pfsmount.objects",),
     "lmdb": ("pfsmount.objects",),

@@ -35,6 +35,7 @@ Found = tuple[str, RepoPath, "Entry"]
 def find(
     targets: Annotated[list[str], typer.Argument(help="REPO[@REVISION][:/PATH]", metavar="TARGET…")],
     name: Annotated[str | None, typer.Option("--name", "-name", help="Glob for the last name, as '*.jpg'.")] = None,
+    iname: Annotated[str | None, typer.Option("--iname", "-iname", help="As --name, in any case.")] = None,
     path: Annotated[str | None, typer.Option("--path", "-path", help="Glob for the path below TARGET.")] = None,
     type: Annotated[str | None, typer.Option("--type", "-type", help="f, d, l, or several: f,l.")] = None,
     size: Annotated[
@@ -63,7 +64,7 @@ def find(
 
     least, most = _sizes(size or [])
     criteria = Criteria(
-        name=_one_name(name),
+        name=_one_name(name, iname),
         path=None if path is None else _glob(path),
         kinds=_kinds(type),
         least_size=least,
@@ -137,10 +138,15 @@ def _glob(pattern: str) -> Any:
     return Glob(pattern)
 
 
-def _one_name(pattern: str | None) -> Any:
+def _one_name(name: str | None, iname: str | None) -> Any:
+    from pfsmount.tree.globs import Glob
+
+    if name is not None and iname is not None:
+        raise InvalidInput("--name and --iname are for the same name", hint="give one of them")
+    option, pattern = ("--name", name) if iname is None else ("--iname", iname)
     if pattern is not None and "/" in pattern:
-        raise InvalidInput(f"--name '{display(pattern)}' has a slash, which no name has", hint="--path matches paths")
-    return None if pattern is None else _glob(pattern)
+        raise InvalidInput(f"{option} '{display(pattern)}' has a slash, which no name has", hint="--path matches paths")
+    return None if pattern is None else Glob(pattern, ignore_case=iname is not None)
 
 
 def _kinds(text: str | None) -> tuple[Kind, ...]:

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from io import BufferedReader
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pfsmount.config import MIB
-from pfsmount.errors import InvalidInput, PfsError, Unavailable
+from pfsmount.errors import InvalidInput, PfsError
 from pfsmount.ids import RepoPath, display, parse_entry_name
+from pfsmount.repo.decompression import compression_of, decompressed
 from pfsmount.tree.manifest import HOLE_MIN
 
 _HEADER_MAX = 16 * MIB
@@ -94,41 +95,6 @@ def member_path(name: bytes) -> tuple[RepoPath, bool]:
         raise ArchiveError(f"the member '{display(name)}' has a name that no directory can hold: {error}") from None
 
 
-def open_archive(file: BufferedReader, name: str) -> IO[bytes]:
-    """The archive's bytes, decompressed. `name` is for messages. Raises ArchiveError, Unavailable."""
-    start = file.peek(6)[:6]
-    if not start:
-        raise ArchiveError(f"{name} is empty, which is not a tar archive")
-    if start.startswith(b"\x1f\x8b"):
-        import gzip
-
-        return BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), MIB)
-    if start.startswith(b"BZh"):
-        import bz2
-
-        return bz2.BZ2File(file)
-    if start.startswith(b"\xfd7zXZ\0"):
-        import lzma
-
-        return lzma.LZMAFile(file)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return _open_zstd(file, name)
-    return file
-
-
-def _open_zstd(file: BufferedReader, name: str) -> IO[bytes]:
-    try:
-        from importlib import import_module
-
-        opened: IO[bytes] = import_module("compression.zstd").ZstdFile(file)
-    except ImportError:
-        raise Unavailable(
-            f"{name} is compressed with zstd, which Python knows from 3.14 on",
-            hint="zstd -dc ARCHIVE | pfs put --tar - TARGET",
-        ) from None
-    return opened
-
-
 class _Header(tarfile.TarInfo):
     """A header whose damage is an error wherever it stands; `tarfile` takes it for the end of the archive."""
 
@@ -168,7 +134,7 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             if stream.at <= tarfile.BLOCKSIZE:
-                raise ArchiveError(f"{stream.name} is not a tar archive") from None
+                raise ArchiveError(f"{stream.name} is not a tar archive; nothing was committed") from None
             raise stream.damaged(str(error)) from None
         finally:
             stream.nested -= 1
@@ -177,38 +143,62 @@ class _Header(tarfile.TarInfo):
 class _Stream:
     """What `tarfile` reads from: forward only; the end of the file inside the archive is an error."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        self._file = file
+    def __init__(self, file: BufferedReader, name: str) -> None:
+        if not file.peek(1):
+            raise ArchiveError(f"{name} is empty, which is not a tar archive")
+        self._compression = compression_of(file)
+        self._file = decompressed(file, name, self._compression)
         self.name = name
         self.at = 0
         self.nested = 0
 
     def damaged(self, what: str) -> ArchiveError:
-        return ArchiveError(f"{self.name} is damaged at byte {self.at:,} of the archive: {what}")
-
-    def _cut_short(self, *, known: bool = False) -> ArchiveError:
-        if self.at < tarfile.BLOCKSIZE and not known:
-            return ArchiveError(f"{self.name} is not a tar archive")
         return ArchiveError(
-            f"{self.name} is cut short: it ends at byte {self.at:,} of the archive, without an end marker",
+            f"{self.name} is damaged at byte {self.at:,} of the archive: {what}; nothing was committed",
+            hint=None if self._compression is None else self._how_to_test(),
+        )
+
+    def _cut_short(self) -> ArchiveError:
+        if self.at < tarfile.BLOCKSIZE:
+            return ArchiveError(f"{self.name} is not a tar archive; nothing was committed")
+        return ArchiveError(
+            f"{self.name} is cut short: it ends at byte {self.at:,} of the archive, without an end marker; "
+            "nothing was committed",
             hint="copy it again, or look at the program that wrote it",
         )
+
+    # How far a decompressor came says nothing of where the file is cut or damaged: it gives what it has in large blocks, or not at all.
+
+    def _compressed_cut_short(self) -> ArchiveError:
+        return ArchiveError(
+            f"{self.name} is cut short: its {self._compression} data ends in the middle; nothing was committed",
+            hint=self._how_to_test(),
+        )
+
+    def _compressed_damaged(self, what: str) -> ArchiveError:
+        return ArchiveError(
+            f"{self.name} is damaged: its {self._compression} data cannot be unpacked ({what}); nothing was committed",
+            hint=self._how_to_test(),
+        )
+
+    def _how_to_test(self) -> str:
+        return f"'{self._compression} -t ARCHIVE' tests it; copy it again, or look at the program that wrote it"
 
     def _some(self, count: int) -> bytes:
         try:
             return self._file.read(count)
-        except EOFError:  # it is compressed, and ends in the middle
-            raise self._cut_short(known=True) from None
+        except EOFError:
+            raise self._compressed_cut_short() from None
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise self.damaged(str(error)) from None  # gzip and bz2 say so when data makes no sense
+            raise self._compressed_damaged(str(error)) from None  # gzip and bz2 say so when data makes no sense
         except (zlib.error, ValueError) as error:
-            raise self.damaged(str(error)) from None
+            raise self._compressed_damaged(str(error)) from None
         except Exception as error:
             if type(error).__name__ not in ("LZMAError", "ZstdError"):
                 raise
-            raise self.damaged(str(error)) from None
+            raise self._compressed_damaged(str(error)) from None
 
     def tell(self) -> int:
         return self.at
@@ -257,7 +247,7 @@ class Archive:
 
     def __init__(self, file: BufferedReader, name: str) -> None:
         """`name` is for messages. Raises ArchiveError, Unavailable."""
-        self._stream = _Stream(open_archive(file, name), name)
+        self._stream = _Stream(file, name)
         self.has_more = False
         """After the last member: something stands behind the end marker."""
 

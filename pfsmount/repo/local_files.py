@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import EINVAL, ELOOP, ENOTDIR
+from errno import EINVAL, ELOOP, ENOENT, ENOTDIR
 from typing import NamedTuple, cast
 
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied, PfsError
@@ -95,6 +95,12 @@ class LocalFiles:
         except OSError as error:
             if error.errno in (ENOTDIR, ELOOP):
                 raise NotFound(f"there is no file {display(path)}: {error.strerror}; nothing was committed") from None
+            if error.errno == ENOENT and os.path.islink(path):
+                target = display(os.readlink(path))
+                raise NotFound(
+                    f"{display(path)} is a symlink to {target}, which is not there; nothing was committed",
+                    hint="a symlink that is given to put is followed; one in a directory that is given is kept as it is",
+                ) from None
             raise reading_error(error, path) from error
         with _reading(path):
             if not stat.S_ISDIR(info.st_mode) and not stat.S_ISREG(info.st_mode):

@@ -89,10 +89,12 @@ class _Part:
 class Glob:
     """A parsed pattern."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, ignore_case: bool = False) -> None:
         """Raises InvalidInput."""
         self.pattern = pattern
         parts = _Parser(pattern).parts()
+        if ignore_case:
+            parts = [_Part(f"(?i:{part.regex})", None, "", part.crosses) for part in parts]
         deep = next((i for i, part in enumerate(parts) if part.crosses), len(parts))
         self._parts = parts[:deep]
         self._regexes = [_compile(part.regex) for part in self._parts]

@@ -214,7 +214,10 @@ def test_hard_links_are_those_of_a_dictionary(
         (archive((member("."), b"1")), "has no name"),
         (archive((member("f"), b"1" * 2000))[:2048], "is cut short"),
         (archive((member("f"), b"1" * 2000))[:2560], "without an end marker"),
-        (gzip.compress(archive((member("f"), os.urandom(9000))))[:4000], "is cut short"),
+        (
+            gzip.compress(archive((member("f"), os.urandom(9000))))[:4000],
+            "is cut short: its gzip data ends in the middle",
+        ),
         (archive((member("f"), b"1" * 600), (member("g"), b"2")).replace(b"ustar", b"USTAR"), "not a tar archive"),
     ],
 )
@@ -237,6 +240,23 @@ def test_damage_in_the_middle_is_no_end(store: Store) -> None:
     broken[-5] ^= 1  # its checksum
     with pytest.raises(ArchiveError):
         put(store, bytes(broken))
+
+
+@pytest.mark.parametrize(
+    ("compress", "program"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")]
+)
+def test_compressed_data_that_is_cut_or_damaged(store: Store, compress: Callable[[bytes], bytes], program: str) -> None:
+    """It is called that, wherever it happens; how far the archive came out of it would only mislead."""
+    data = compress(archive((member("f"), os.urandom(100_000)), (member("g"), b"2")))
+    for length in (30, len(data) // 2, len(data) - 1):
+        with pytest.raises(ArchiveError, match=f"is cut short: its {program} data ends in the middle") as cut:
+            put(store, data[:length])
+        assert f"{program} -t" in str(cut.value.hint)
+    half = len(data) // 2
+    with pytest.raises(ArchiveError, match=f"its {program} data cannot be unpacked") as damaged:
+        put(store, data[:half] + bytes(100) + data[half + 100 :])
+    assert f"{program} -t" in str(damaged.value.hint)
+    assert store.head("images", "master") is None
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])

@@ -73,6 +73,8 @@ def test_tables(images: Run) -> None:
         ["find", "images", "--name", "a/b"],
         ["find", "images", "--type", "x"],
         ["find", "images", "--size", "10X"],
+        ["find", "images", "--name", "a", "-iname", "b"],
+        ["find", "images", "-iname", "a/b"],
         ["find", "images", "--id", "xyz"],
         ["glob", "images@master"],
         ["glob", "images@master:/[a"],

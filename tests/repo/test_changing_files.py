@@ -181,3 +181,17 @@ def test_what_is_something_else_by_then(
     assert str(top / name) in caught.value.message
     assert "nothing was committed" in caught.value.message
     assert store.head("images", "master") is None
+
+
+def test_a_symlink_to_nothing(store: Store, tmp_path: Path) -> None:
+    """One that is given is followed, so it is said where it leads; one in a directory is kept."""
+    (tmp_path / "top").mkdir()
+    link = tmp_path / "top" / "link"
+    link.symlink_to("no\nwhere")
+    with store.objects.batch() as batch:
+        with pytest.raises(PfsError, match=r"link is a symlink to \S+, which is not there") as caught:
+            LocalFiles(batch).path(os.fsencode(link))
+        assert "\n" not in caught.value.message
+        entry = lookup(batch, LocalFiles(batch).path(os.fsencode(tmp_path / "top")).id, b"link")
+    assert entry is not None
+    assert entry.target == b"no\nwhere"
