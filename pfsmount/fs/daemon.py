@@ -25,6 +25,7 @@ from pfsmount.fs.mountpoint import (
     FS_TYPE,
     check_machine,
     check_mount_point,
+    make_mount_point,
     mounted_at,
     other_users_allowed,
     source_of,
@@ -43,7 +44,7 @@ class MountOptions:
     store: Path
     mount_point: Path
     create: bool = False
-    """Make the mount point if it is missing (the default ones)."""
+    """Make the mount point if it is missing (the default ones), and take it away in the end."""
     allow_other: bool | None = None
     """Let other users see the mount; None: if this is root."""
     real_owner: bool = False
@@ -171,7 +172,9 @@ def run(
     with Store.open(options.store, options.settings, author=options.author) as store:
         record = new_record(options.store, point, str(log_path or ""), allow_other=allow_other)
         held = None if options.present_job else HeldRecord(options.store / "run", record)
+        made_point = False
         try:
+            made_point = options.create and make_mount_point(point)
             kernel = fuse.FuseKernel(point)
             who = {"mount": point, "socket": record.socket, "uid": record.uid}
             filesystem = Filesystem(store, kernel, who, with_branches=not options.present_job)
@@ -192,8 +195,11 @@ def run(
                 filesystem.close()
                 log.info("unmounted %s", point)
         finally:
+            if made_point:
+                with suppress(OSError):  # unmounted lazily, or mounted over
+                    os.rmdir(point)
             if held is not None:
-                held.remove()
+                held.remove()  # last: whoever waits for the end of this mount finds all of it gone
 
 
 def _fuse_options(store: Path, *, allow_other: bool) -> set[str]:

@@ -104,7 +104,7 @@ def live_at(mount: Mounted) -> MountRecord | None:
 def check_mount_point(path: Path, store: Path, *, create: bool = False) -> tuple[str, str | None]:
     """Make sure that something can be mounted at `path`; returns its real path and, maybe, a note for the user.
 
-    A dead FUSE mount there is taken away. Raises NotFound, NotADirectory, DirectoryNotEmpty, Busy, InvalidInput, PermissionDenied.
+    A dead FUSE mount there is taken away. With `create` it may be missing. Raises NotFound, NotADirectory, DirectoryNotEmpty, Busy, InvalidInput, PermissionDenied.
     """
     point = real_path(path)
     if os.path.islink(point):
@@ -116,15 +116,22 @@ def check_mount_point(path: Path, store: Path, *, create: bool = False) -> tuple
     inside = os.path.realpath(store)
     if point == inside or point.startswith(inside + "/"):
         raise InvalidInput(f"the mount point {path} is inside the store at {store}", hint="give a directory elsewhere")
-    if create:
-        try:
-            os.makedirs(point, exist_ok=True)
-        except OSError as error:
-            raise PermissionDenied(
-                f"cannot make the mount point {path}: {error.strerror}", hint="give a directory: pfs mount DIR"
-            ) from None
-    _check_directory(path, point)
+    if not create or os.path.lexists(point):
+        _check_directory(path, point)
     return point, note
+
+
+def make_mount_point(point: str) -> bool:
+    """Make the directory if it is missing; True when this call made it. Raises PermissionDenied."""
+    try:
+        os.makedirs(point)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise PermissionDenied(
+            f"cannot make the mount point {point}: {error.strerror}", hint="give a directory: pfs mount DIR"
+        ) from None
+    return True
 
 
 def _check_directory(path: Path, point: str) -> None:

@@ -102,6 +102,27 @@ def test_mount_as_an_ordinary_user(home: Path) -> None:
     assert lines[-1].split()[0] == "M"
 
 
+def test_the_default_mount_point_goes_as_it_came(home: Path) -> None:
+    """What pfs made it takes away again, also where a mount fails or its daemon is told to end; a directory that was there stays."""
+    done = sandbox(
+        """
+        set -e
+        pfs init && pfs repo create images
+        pfs mount && test -d $HOME/pfs
+        pfs umount && test ! -e $HOME/pfs
+        pfs mount && cd $HOME/pfs && ! pfs umount 2>/dev/null
+        cd / && pfs umount --force && test ! -e $HOME/pfs
+        ln -s nowhere $HOME/pfs && ! pfs mount && rm $HOME/pfs
+        mkdir $HOME/pfs && pfs mount && pfs umount && rmdir $HOME/pfs
+        mkdir $HOME/empty && chmod 555 $HOME/empty && HOME=$HOME/empty && ! pfs mount
+        """,
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"cannot make the mount point {home}/empty/pfs: Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_device_that_is_closed_to_users(home: Path) -> None:
     done = sandbox("pfs init >/dev/null; pfs mount", home, device_mode="600")
     assert done.returncode == 1
