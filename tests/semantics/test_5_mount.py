@@ -231,3 +231,23 @@ def test_mount_points(mounted: Scene) -> None:
         assert f"({os.getpid()})" in mounted.pfs("umount", mounted.mount_point, code=1)
         mounted.pfs("umount", "--force", mounted.mount_point)
     assert [change["path"] for change in mounted.json("status", "images@master")["changes"]] == ["kept"]
+
+
+def test_copies_of_a_mount(mounted: Scene) -> None:
+    """S197 What `cp -a`, rsync or tar copies out of a mount is the version
+
+    With bytes, modes, times to the nanosecond, symlinks and `user.` attributes, of a branch as of a commit: the copy, when it is put, changes nothing. For the owners as well the store is
+    mounted with `--real-owner`; else they are those of who mounts. Holes come out as zeros, for a program that looks for zeros (`cp --sparse=always`, `rsync -S`) to make again.
+    """
+    top = mounted.write({"file": "x", "sub/tool": "#!/bin/sh\n"})
+    (top / "link").symlink_to("no/where")
+    (top / "sub" / "tool").chmod(0o4751)
+    (top / "empty").mkdir()
+    Path(os.fsdecode(os.fsencode(top) + b"/not utf-8 \xff\n" + b"x" * 200)).touch()
+    os.utime(top / "file", ns=(1, -987_654_321))
+    mounted.pfs("put", top, "images@master:/t")
+    head = mounted.log()[0]["commit"]
+    for version in ("images@master", f"images@{head}"):
+        sh(f"cp -a {mounted.mount_point}/{version}/t copy", mounted.root)
+        assert "nothing changed" in mounted.pfs("put", mounted.root / "copy", "images@master:/t")
+        sh("rm -r copy", mounted.root)
