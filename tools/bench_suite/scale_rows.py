@@ -174,3 +174,31 @@ def cp_tag(bench: Bench) -> Contest:
         branch.store.set_ref(REPO, RefKind.TAG, f"{branch.name}-t{i}", branch.head(), expected=None, why="tag")
 
     return _copied_on_both(bench, make)
+
+
+@row(
+    "cp-join",
+    "cp of a branch of {many_files} files with {changes} changes onto its parent, in the process",
+    at_most_times(2),
+)
+def cp_join(bench: Bench) -> Contest:
+    """The roots are joined: what both have is not looked at."""
+    count = bench.sizes.changes
+
+    def joining(branch: Branch) -> Callable[[], float]:
+        parent = f"{branch.name}-parent"
+        branch.store.create_branch(REPO, parent, branch.head())
+
+        def change(i: int) -> None:
+            branch.put([branch.place(i * count + k) for k in range(count)])
+            branch.reopen()
+
+        def join(i: int) -> None:
+            sources = [Source(f"{REPO}@{branch.name}", (), branch.store.read_commit(branch.head()).tree)]
+            if copy(branch.store, sources, REPO, parent, (), into=False, message="cp") is None:
+                raise Broken("a copy changed nothing")
+
+        return lambda: median_time(join, bench.sizes.commits, change)
+
+    many, few = branch_of_many(bench), branch_of_few(bench)
+    return Contest(Side("pfs", joining(many)), [Side(f"the same of {bench.sizes.few_files:,}", joining(few))])
