@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pfsmount.errors import Corrupt, PfsError
+from pfsmount.errors import Busy, Corrupt, NoSpace, PermissionDenied, PfsError
 from pfsmount.objects.index import INDEX_TABLES, Index
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ _DAMAGED, _OTHER = 3, 4
 
 
 def probe_index(path: Path, map_size: int) -> str | None:
-    """What is wrong with the index in this directory; None for one that can be used. Raises PfsError when it cannot be tried."""
+    """What is wrong with the index in this directory; None for one that can be used, or whose opening says why it cannot."""
     file = path / "data.mdb"
     try:
         if not file.stat().st_size:
@@ -35,10 +35,8 @@ def probe_index(path: Path, map_size: int) -> str | None:
         errors="replace",
         check=False,
     )
-    if done.returncode == 0:
+    if done.returncode in (0, _OTHER):
         return None
-    if done.returncode == _OTHER:
-        raise PfsError(done.stdout.strip())
     if done.returncode == _DAMAGED:
         return done.stdout.strip()
     return f"the index '{file}' is damaged: reading it ended a process ({done.returncode})"
@@ -59,9 +57,8 @@ def main() -> None:
                 if count != txn.count(table):
                     raise Corrupt(f"the index table '{table.value.decode()}' has {count} rows of {txn.count(table)}")
         index.close()
-    except Corrupt as error:
-        print(error.message)
-        sys.exit(_DAMAGED)
+    except (Busy, PermissionDenied, NoSpace):
+        sys.exit(_OTHER)
     except PfsError as error:
         print(error.message)
-        sys.exit(_OTHER)
+        sys.exit(_DAMAGED)

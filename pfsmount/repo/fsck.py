@@ -79,8 +79,12 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None,
     if report.damage:
         bar.what = "finding what is affected"
         bar.add(0)
-        report.impact = find_impact(store, report.damage)
-        _relax(report)
+        try:
+            report.impact = find_impact(store, report.damage)
+        except Corrupt as error:
+            report.findings.add(Finding.of(Invariant.INDEX_READABLE, error.message))
+        else:
+            _relax(report)
     return report
 
 

@@ -8,10 +8,11 @@ with the damage and not with the store.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pfsmount.errors import PfsError
+from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Damage, Invariant
@@ -94,11 +95,20 @@ class _Bad(NamedTuple):
 def find_impact(store: Store, damage: Damage) -> Impact:
     """Walk all commits of all repos."""
     walk = TreeWalk(store.objects, damage)
-    impact = Impact([walk.repo(info) for info in store.repos()])
+    impact = Impact([walk.repo(info) for info in _repos(store)])
     impact.results = [row.key for row in result_rows(store) if not walk.is_whole_tree(row.entry)]
     impact.unused_ids = [id for id in damage.objects if id not in walk.used]
     impact.unused = len(impact.unused_ids)
     return impact
+
+
+def _repos(store: Store) -> Iterator[RepoInfo]:
+    """The repos whose rows are not damaged."""
+    with store.objects.index.read() as txn:
+        rows = list(txn.scan(Table.REPOS))
+    for name, raw in rows:
+        with suppress(Corrupt):
+            yield RepoInfo.decode(name, raw)
 
 
 class TreeWalk:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, decode_leaf
 
 _TIME_BYTES = 8
+_LINES_AT_ONCE = 5000
 
 
 class RefCheck:
@@ -39,6 +41,8 @@ class RefCheck:
         self._repos: list[RepoInfo] = []
         self._refs: dict[bytes, ObjectId | None] = {}
         self._last = 0
+        self._lines: list[tuple[bytes, bytes]] = []
+        """Lines of refs.log that are to be compared with the index."""
 
     def run(self) -> None:
         """Check everything that names commits."""
@@ -80,7 +84,7 @@ class RefCheck:
     def _repo(self, name: bytes, raw: bytes) -> RepoInfo | None:
         try:
             return RepoInfo.decode(name, raw)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except Corrupt:
             self._found(Invariant.REPO_ROW, f"the row of the repo {display(name)} in the index is damaged")
             return None
 
@@ -155,7 +159,8 @@ class RefCheck:
     def _log(self) -> None:
         """Replay refs.log up to the last change that the rows know, and compare."""
         path = self._store.path / "refs.log"
-        replay, torn = replay_log(path, self._last, self._lost)
+        replay, torn = replay_log(path, self._last, self._lost, self._compare)
+        self._compare_lines()
         if replay.last < self._last and not torn:
             text = (
                 f"refs.log ends at change {replay.last} of {self._last}; whoever opens the store next appends the rest"
@@ -173,6 +178,21 @@ class RefCheck:
                 names += [display(key[9:]) for key in replay.refs if replay.refs[key] != self._refs.get(key)]
                 text = f"refs.log and the index do not agree about {', '.join(names[:5]) or 'the repos'}"
                 self._found(Invariant.REFS_LOG, text)
+
+    def _compare(self, n: int, text: bytes) -> None:
+        """A line of refs.log must be what the index has; old lines it has no more."""
+        self._lines.append((n.to_bytes(8, "big"), text))
+        if len(self._lines) >= _LINES_AT_ONCE:
+            self._compare_lines()
+
+    def _compare_lines(self) -> None:
+        with self._objects.index.read() as txn:
+            rows = txn.get_many(Table.REFLOG, [key for key, _ in self._lines])
+        for key, text in self._lines:
+            if rows.get(key, text) != text:
+                n = int.from_bytes(key, "big")
+                self._found(Invariant.REFLOG_ORDER, f"change {n} in the index is not what refs.log says")
+        self._lines.clear()
 
     def _lost(self, text: str) -> None:
         self._found(Invariant.REFS_LOG, text)
@@ -259,8 +279,13 @@ class RefCheck:
                     self._found(Invariant.RESULTS_TARGET, text, ObjectId(key))
 
 
-def replay_log(path: Path, last: int | None, lost: Any) -> tuple[Replay, bool]:
-    """Replay refs.log, up to change `last`; what cannot be read is told to `lost` and stepped over. True: the end is torn."""
+def replay_log(
+    path: Path, last: int, lost: Callable[[str], None], line_read: Callable[[int, bytes], None]
+) -> tuple[Replay, bool]:
+    """Replay refs.log, up to change `last`; what cannot be read is told to `lost` and stepped over. True: the end is torn.
+
+    `line_read` gets number and JSON of each line.
+    """
     replay = Replay()
     torn = False
     try:
@@ -278,7 +303,7 @@ def replay_log(path: Path, last: int | None, lost: Any) -> tuple[Replay, bool]:
             if value is None:
                 torn = True  # or damaged, if another line follows
                 continue
-            if last is not None and int(value["n"]) > last:
+            if int(value["n"]) > last:
                 return replay, False
             if value["n"] != replay.last + 1:
                 what = f"changes {replay.last + 1} to {value['n'] - 1}"
@@ -286,4 +311,5 @@ def replay_log(path: Path, last: int | None, lost: Any) -> tuple[Replay, bool]:
                     f"refs.log lacks {what}" if value["n"] > replay.last else f"line {line} of refs.log is out of order"
                 )
             replay.apply(value)
+            line_read(replay.last, raw[:-18])
     return replay, torn

@@ -63,14 +63,19 @@ class RepoInfo:
 
     @classmethod
     def decode(cls, name: bytes, raw: bytes) -> RepoInfo:
-        value = json.loads(raw)
-        return cls(
-            os.fsdecode(name),
-            int(value["id"], 16),
-            value["description"],
-            value["created_ns"],
-            value["default_branch"],
-        )
+        """Raises Corrupt."""
+        try:
+            value = json.loads(raw)
+            return cls(
+                os.fsdecode(name),
+                int(value["id"], 16),
+                str(value["description"]),
+                int(value["created_ns"]),
+                str(value["default_branch"]),
+            )
+        except (ValueError, KeyError, TypeError, RecursionError):
+            text = f"the row of the repo '{os.fsdecode(name)}' in the index is damaged"
+            raise Corrupt(text, hint=FSCK_HINT) from None
 
 
 @dataclass(frozen=True, slots=True)

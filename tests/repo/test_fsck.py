@@ -406,7 +406,7 @@ def _used_ranges(store: Store) -> dict[str, list[tuple[int, int]]]:
 
 def test_any_flipped_byte_is_found(rich: Path) -> None:
     """Wherever one bit is flipped in any segment: it is found, or nothing needs that byte; and whatever cannot be read then is told."""
-    _rounds(rich, range(8))
+    _rounds(rich, range(6))
 
 
 @pytest.mark.long
