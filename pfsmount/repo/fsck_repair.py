@@ -36,6 +36,7 @@ from pfsmount.objects.segment_scan import object_id_at
 from pfsmount.objects.store import Batch, ObjectStore, read_object
 from pfsmount.repo.fsck import Report, visitor_of
 from pfsmount.repo.store import Store
+from pfsmount.tree.manifest import HOLE, Manifest
 
 _BYTES_AT_ONCE = 64 << 20
 _ROWS_AT_ONCE = 5000
@@ -123,6 +124,8 @@ class Repair:
         left = iter([id for id in self._todo if not self._is_readable(id)])
         while ids := list(islice(left, _ROWS_AT_ONCE)):
             self.result.forgotten += self._drop(ids)
+        if self.result.forgotten:
+            drop_incomplete(self._objects)
 
     def finish(self) -> Repaired:
         """What is left of segments that are gone or cut, and the result."""
@@ -261,6 +264,37 @@ class Repair:
         self.result.done.append(
             f"segment {number:08x} {'ends at its cut' if size else 'was dropped: nothing needs it'}"
         )
+
+
+def drop_incomplete(objects: ObjectStore) -> int:
+    """Drop manifests of which a part is missing; how many rows.
+
+    Whoever puts a large file whose id the index knows stores nothing: so that id may only stand for a file that is whole.
+    """
+    dropped = 0
+    while ids := [id for id in _manifests(objects) if not _is_complete(objects, id)]:
+        with objects.index.write() as txn:
+            txn.increment(b"gc")
+            dropped += sum(txn.delete(Table.OBJECTS, id) for id in ids)
+    return dropped
+
+
+def _manifests(objects: ObjectStore) -> Iterator[ObjectId]:
+    for rows in chunks(objects, Table.OBJECTS):
+        for key, raw in rows:
+            if int.from_bytes(raw[10:12], "little") == RecordKind.MANIFEST:
+                yield ObjectId(key)
+
+
+def _is_complete(objects: ObjectStore, id: ObjectId) -> bool:
+    """Whether what a manifest node names is in the index."""
+    try:
+        manifest = Manifest.decode(objects.get(id))
+    except (PfsError, OSError):
+        return True  # damaged, which is another matter
+    wanted = sorted({part for part in manifest.ids if part != HOLE})
+    with objects.index.read() as txn:
+        return len(txn.known(Table.OBJECTS, wanted)) == len(wanted)
 
 
 Found = tuple[ObjectId, RecordKind, bytes]

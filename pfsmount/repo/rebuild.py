@@ -34,6 +34,7 @@ from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, dump_json, parse_root
 from pfsmount.repo.fsck import Progress
 from pfsmount.repo.fsck_impact import TreeWalk
+from pfsmount.repo.fsck_repair import drop_incomplete
 from pfsmount.repo.journal import JournalReader, journal_base
 from pfsmount.repo.reflog import decode_line, encode_line
 from pfsmount.repo.refs import RefKind, RepoInfo, WorktreeState, encode_ref, put_worktree
@@ -92,6 +93,7 @@ def rebuild_index(path: Path, settings: StoreSettings = DEFAULT_SETTINGS, progre
                 objects = ObjectRebuild(info, index, old.nonces, bar)
                 objects.run()
                 store = ObjectStore(path, settings, index)
+                drop_incomplete(store)  # gc may have left a manifest whose pieces it has freed
                 result = _Rebuild(store, old).run()
                 index.sync()
             finally:

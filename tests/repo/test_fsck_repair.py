@@ -18,6 +18,8 @@ from pfsmount.objects.segment import RecordKind, SegmentRow
 from pfsmount.repo.fsck import Report, check, check_store, left_of
 from pfsmount.repo.fsck_repair import Repair, Repaired
 from pfsmount.repo.store import Store
+from pfsmount.tree.content import open_content
+from pfsmount.tree.manifest import load_manifest, pieces
 from tests.conftest import run_command
 from tests.repo.damage import any_of, change, entry_of, flip, opened, place_of, rich_template
 
@@ -136,8 +138,6 @@ def test_putting_the_file_again(rich: Path, tmp_path: Path) -> None:
         path, place = place_of(store, entry.id)
         (tmp_path / "2.jpg").write_bytes(store.objects.get(entry.id))
         large = entry_of(store, "large")
-        from pfsmount.tree.content import open_content
-
         (tmp_path / "large").write_bytes(
             b"".join(d or b"" for _, d in open_content(store.objects, large).parts(1 << 20))
         )
@@ -150,6 +150,26 @@ def test_putting_the_file_again(rich: Path, tmp_path: Path) -> None:
     for name in ("2.jpg", "large"):
         put = run_command("pfsmount.cli.app", rich, "put", tmp_path / name, "labels@other:/copy/", "-m", "again")
         assert put.returncode == 0, put.stderr
+    assert fsck(rich, "--data")[0] == 0
+
+
+def test_putting_a_large_file_again(rich: Path, tmp_path: Path) -> None:
+    """Where one piece of a large file is lost the whole file counts as missing, however it is put again and whatever the stat cache knows."""
+    with opened(rich) as store:
+        large = entry_of(store, "large")
+        local = tmp_path / "large"
+        local.write_bytes(b"".join(d or b"" for _, d in open_content(store.objects, large).parts(1 << 20)))
+        os.utime(local, (1, 1))
+        piece = [one.id for one in pieces(store.objects, load_manifest(store.objects, large.id))][1]
+        assert piece is not None
+        path, place = place_of(store, piece)
+    put = ("put", local, "labels@other:/large", "-m", "before")
+    assert run_command("pfsmount.cli.app", rich, *put).returncode == 0
+    flip(path, place.offset + 5)
+    assert fsck(rich, "--data", "--repair")[0] == 1
+    with opened(rich) as store:
+        assert store.objects.locate(large.id) is None
+    assert run_command("pfsmount.cli.app", rich, *put).returncode == 0
     assert fsck(rich, "--data")[0] == 0
 
 

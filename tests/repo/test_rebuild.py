@@ -182,6 +182,30 @@ def test_of_two_copies_the_right_one(rich: Path) -> None:
     assert check_store(rich, data=True).clean
 
 
+def test_after_gc(rich: Path) -> None:
+    """What gc has freed stays away, refs and versions are as they were, and a large file of which gc freed a part is not taken for whole."""
+    large = os.urandom(9 << 20)
+    with opened(rich) as store:
+        store.create_branch("images", "passing", store.head("images", "master"))
+        for n in range(10):
+            change(store, "passing", {f"junk/{n}": os.urandom(30_000)})
+        change(store, "passing", {"huge": large})
+        store.delete_branch("images", "passing")
+    done = run_command("pfsmount.cli.app", rich, "gc", "--keep", "0d")
+    assert done.returncode == 0, done.stderr
+    before = tables(rich)
+    lose(rich, "missing")
+    rebuild_index(rich, SMALL)
+    after = tables(rich)
+    for table in (Table.REPOS, Table.REFS, Table.COMMITS, Table.WORKTREES):
+        assert after[table] == before[table], table
+    assert before[Table.OBJECTS].items() <= after[Table.OBJECTS].items()
+    assert check_store(rich, data=True).clean
+    with opened(rich) as store:
+        change(store, "master", {"huge": large})
+    assert check_store(rich, data=True).clean
+
+
 def _flip_in_index(path: Path, seed: int) -> None:
     dice = random.Random(seed)
     file = path / "index" / "data.mdb"
