@@ -71,6 +71,29 @@ def view_at(path: Path) -> View:
         return {}
 
 
+def shape_of(store: Store) -> View:
+    """The same without what differs each time a command is run: repo ids, times, and so commit ids."""
+    found: View = {}
+    for name, id in view_of(store).items():
+        found[name] = id
+        if "/" not in name:
+            found[name] = ""
+        elif id is not None:
+            commit = store.read_commit(ObjectId(bytes.fromhex(id)))
+            assert commit.tree.content_id is not None
+            found[name] = f"{commit.height} {commit.tree.content_id.hex()} {len(commit.parents)} {commit.message}"
+    return found
+
+
+def shape_at(path: Path) -> View:
+    """The same of a store that nobody has open; empty where there is none."""
+    try:
+        with Store.open(path) as store:
+            return shape_of(store)
+    except NotAStore:
+        return {}
+
+
 def commits_of(view: View) -> set[str]:
     """The commits that a view names."""
     return {commit for name, commit in view.items() if commit is not None and "/" in name}
@@ -135,6 +158,27 @@ def check_store(path: Path, acknowledged: Sequence[Acknowledged], marks: int, *,
         seen: set[ObjectId] = set()
         kept = set().union(*(commits_of(one.view) for one in acknowledged[: marks + 1]))
         for id in (kept - after.gone) | commits_of(view_of(store)):
+            verify_commit(store, id, seen)
+        _check_fsck(store)
+
+
+def check_stopped(path: Path, kept: View, allowed: Sequence[View]) -> None:
+    """The checks for a command that was stopped: its change is there or not (one of the shapes `allowed`), the commits `kept` are whole."""
+    try:
+        opened = Store.open(path)
+    except NotAStore:
+        assert {} in allowed, "the store is gone"
+        Store.create(path)
+        opened = Store.open(path)
+    with opened as store:
+        view = view_of(store)
+        assert shape_of(store) in allowed, f"half a change: {shape_of(store)}, none of {allowed}"
+        assert replayed(path / "refs.log") == view if (path / "refs.log").exists() else not view
+        _check_fsck(store)
+        _go_on(store)
+    with Store.open(path) as store:
+        seen: set[ObjectId] = set()
+        for id in commits_of(kept) | commits_of(view_of(store)):
             verify_commit(store, id, seen)
         _check_fsck(store)
 
@@ -213,6 +257,29 @@ class Failure:
 
     crash: Crash
     why: str
+
+
+def in_child(check: Callable[[], None]) -> str | None:
+    """Run a check in a child, for an index of a wrong size would end the process; what was wrong, or None."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reader)
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(_SECONDS_MAX)
+        logging.disable(logging.WARNING)
+        try:
+            check()
+            os.write(writer, b"ok")
+        except BaseException:
+            os.write(writer, traceback.format_exc()[-4000:].encode(errors="replace"))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        text = pipe.read().decode()
+    _, status = os.waitpid(pid, 0)
+    return None if text == "ok" else text or f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
 def check_all(

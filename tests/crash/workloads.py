@@ -102,6 +102,17 @@ told()
 """
 )
 
+DIRT = (
+    WORKTREE
+    + """
+write("new", b"n" * 5000)
+write("old", b"rewritten" * 300)
+over("big", 100_000, b"x" * 3000)
+unlink("gone")
+worktree.close()
+"""
+)
+
 LARGE_WORK = (
     WORKTREE
     + """
@@ -212,6 +223,8 @@ BRANCHED: tuple[Command, ...] = (
     ("pfs", "put", "{files}/other", "images@dev:/other"),
     ("pfs", "put", "{files}/mine", "images@dev:/both"),
 )
+
+DIRTY: Command = ("python", DIRT, "{log}")
 
 WORKLOADS = (
     Workload(
