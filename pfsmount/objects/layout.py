@@ -134,13 +134,17 @@ def create_store(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> Stor
             _check_is_new(path)
             refuse_bad_place(path)
             _fill(path, settings)
-            _write_store_file(info)
+            for parent in path.absolute().parents:  # its own name, and what was made above it
+                fsync_directory(parent)
+                if parent == above:
+                    break
+            try:
+                _write_store_file(info)
+            except BaseException:
+                (path / STORE_FILE).unlink(missing_ok=True)
+                raise
         finally:
             os.close(fd)
-        for parent in path.absolute().parents:
-            fsync_directory(parent)
-            if parent == above:
-                break
     return info
 
 

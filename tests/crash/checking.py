@@ -248,7 +248,7 @@ def _go_on(store: Store) -> None:
 # In children
 
 _CHUNK = 40
-_SECONDS_MAX = 20
+_SECONDS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,3 +44,15 @@ def world(zygote: Zygote, memory: Path) -> Iterator[World]:
     yield made
     made.clean_up()
     shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def need_fuse() -> None:
+    """Skips where nothing can be mounted."""
+    from pfsmount.errors import PfsError
+    from pfsmount.fs.mountpoint import check_machine
+
+    try:
+        check_machine()
+    except PfsError as error:
+        pytest.skip(f"NO MOUNTED TESTS: {error}")

@@ -50,7 +50,7 @@ static size_t root_bytes;
 static int mode, fail_errno, options, log_fd = -1;
 static ino_t log_inode;
 static uint64_t at;
-static struct { uint64_t steps; char what[248]; } *shared;
+static struct { uint64_t steps, lifted; char what[240]; } *shared;  /* lifted: nothing fails any more */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static __thread int inside;
 
@@ -185,7 +185,7 @@ static int step(const char *what, const char *path, int needs_space, void (*torn
         kill(getpid(), SIGKILL);
         for (;;) pause();
     }
-    if (mode == FAIL && (number == at || ((options & ONWARDS) && number > at && needs_space))) {
+    if (mode == FAIL && !shared->lifted && (number == at || ((options & ONWARDS) && number > at && needs_space))) {
         if (fail_errno != EIO && !needs_space) return 0;
         if (number == at) snprintf(shared->what, sizeof shared->what, "%s %s", what, path + root_bytes);
         errno = fail_errno;

@@ -17,7 +17,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 SOURCE = Path(__file__).with_name("iolog.c")
-_COUNTER = struct.Struct("<Q248s")
+_COUNTER = struct.Struct("<QQ240s")
 
 
 class Mode(enum.IntEnum):
@@ -99,8 +99,13 @@ class Zygote:
 
     def steps(self) -> tuple[int, str]:
         """How many steps were counted since the last command began, and which of them was stopped."""
-        count, what = _COUNTER.unpack(self.counter.read_bytes())
+        count, _, what = _COUNTER.unpack(self.counter.read_bytes())
         return count, what.split(b"\0", 1)[0].decode(errors="replace")
+
+    def lift(self) -> None:
+        """From now on nothing fails in the processes of the last command."""
+        with self.counter.open("r+b") as file:
+            os.pwrite(file.fileno(), (1).to_bytes(8, "little"), 8)
 
     def run(
         self,
@@ -115,6 +120,7 @@ class Zygote:
         stdin: Path | None = None,
     ) -> Done:
         """Run `pfs` or `pfsjob` (or `python`: a script and its arguments) to its end."""
+        self.counter.unlink(missing_ok=True)  # a daemon of an earlier command may have it
         self.counter.write_bytes(bytes(_COUNTER.size))
         request: dict[str, Any] = {
             "program": program,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash.checking import check_all, check_store
 from tests.crash.replay import Crash, crashes
-from tests.crash.workloads import LARGE, WORKLOADS, Workload, World, record
+from tests.crash.workloads import LARGE, MOUNTED, WORKLOADS, Workload, World, record
 
 
 def cut_power(workload: Workload, world: World, seed: int, per_step: int | None) -> None:
@@ -32,6 +32,19 @@ def cut_power(workload: Workload, world: World, seed: int, per_step: int | None)
 def test_power_cuts(workload: Workload, world: World) -> None:
     """Some of the states after each step."""
     cut_power(workload, world, 1, workload.per_step)
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_power_cuts_under_a_mount(world: World) -> None:
+    """The daemon that serves a mount, under the shim."""
+    cut_power(MOUNTED, world, 3, MOUNTED.per_step)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("need_fuse")
+def test_all_power_cuts_under_a_mount(world: World) -> None:
+    cut_power(MOUNTED, world, 4, None)
 
 
 @pytest.mark.long

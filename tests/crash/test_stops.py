@@ -91,7 +91,8 @@ def judge_kill(world: World, case: Case, done: Done) -> None:
 def judge_fault(world: World, case: Case, done: Done) -> None:
     """The exit code is true, the message is for people, and the command works afterwards."""
     assert done.code >= 0, "the process was ended"
-    assert "Traceback" not in done.errors and "bug in pfs" not in done.errors, "no message for people"
+    assert "Traceback" not in done.errors, "no message for people"
+    assert "bug in pfs" not in done.errors, "no message for people"
     shape = shape_at(world.store)
     if done.code == 0:
         assert shape == case.after, "exit code 0, and not done"

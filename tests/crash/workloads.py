@@ -6,8 +6,9 @@ A workload is a list of actions; each ends with an acknowledgement, the moment f
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,57 @@ BRANCHED: tuple[Command, ...] = (
     ("pfs", "put", "{files}/mine", "images@dev:/both"),
 )
 
+
+def write_through_mount(world: World) -> None:
+    """A mount, files written and fsynced through it, commits by the command, all recorded."""
+    world.point.mkdir(exist_ok=True)
+    world.good(("pfs", "mount", "{mnt}"), mode=Mode.RECORD)
+    top = world.point / "images@master"
+
+    def told(touched: Sequence[str] = (), **files: bytes | None) -> None:
+        text = {
+            "view": view_at(world.store),
+            "files": {f"images@master:{path}": None if data is None else data.hex() for path, data in files.items()},
+            "touched": [f"images@master:{path}" for path in (*touched, *files)],
+        }
+        mark(world.log, json.dumps(text).encode())
+
+    def write(path: str, data: bytes, flags: int = os.O_TRUNC, at: int = 0, *, sync: bool = True) -> None:
+        fd = os.open(top / path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
+        try:
+            os.pwrite(fd, data, at)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_directory() -> None:
+        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+
+    told()
+    write("new", b"n" * 5000)
+    told(new=b"n" * 5000)
+    write("unsynced", b"u" * 5000, sync=False)
+    write("old", b"rewritten" * 1000)
+    told(["unsynced"], old=b"rewritten" * 1000)
+    write("big", b"x" * 3000, 0, 50_000)
+    told(big=b"b" * 50_000 + b"x" * 3000 + b"b" * 67_000)
+    write("old.tmp", b"saved" * 900)  # as editors save
+    os.rename(top / "old.tmp", top / "old")
+    os.unlink(top / "gone")
+    sync_directory()
+    told(["old.tmp"], old=b"saved" * 900, gone=None)
+    world.good(("pfs", "commit", "images@master", "-m", "through the mount"))
+    told()
+    os.mkdir(top / "directory")
+    write("directory/file", b"d" * 100)
+    told((), **{"directory/file": b"d" * 100})
+    world.good(("pfs", "umount", "{mnt}"))
+
+
+MOUNTED = Workload("mount", FILLED, (), drive=write_through_mount, per_step=1)
 DIRTY: Command = ("python", DIRT, "{log}")
 
 WORKLOADS = (

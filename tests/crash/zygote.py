@@ -22,6 +22,7 @@ import runner
 import runner.cli
 from pfsmount.cli import app
 
+_SECONDS_MAX = 90
 _MAINS = {"pfs": app.main, "pfsjob": runner.cli.main}
 
 
@@ -81,6 +82,7 @@ def main() -> None:
         if not pid:
             code = 98
             try:
+                signal.alarm(_SECONDS_MAX)  # a command that hangs ends with SIGALRM
                 answers.close()
                 code = _child(request)
             finally:
