@@ -6,6 +6,7 @@
  *
  * Modes: RECORD writes each step that succeeded to `log`, with its data, in the order in which they happened; KILL ends the process with SIGKILL at
  * step `at` (TORN: half of a write is done before); FAIL lets step `at` fail with `error` (ONWARDS: from then on, what needs space).
+ * With MATCH only steps count that fit a pattern (as of a shell, over "write /refs.log"), which stands in `what` of the counter file.
  * COUNT only counts. Counter, lock and log are shared by all processes that have the same `log` and `counter`, so a daemon or a child goes on counting.
  *
  * One step at a time: a lock is held around the call and its record, so the order in the log is the order of effects.
@@ -17,6 +18,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -32,7 +34,7 @@
 #include <unistd.h>
 
 enum { OFF, RECORD, KILL, FAIL, COUNT };
-enum { TORN = 1, ONWARDS = 2 };
+enum { TORN = 1, ONWARDS = 2, MATCH = 4 };
 enum {
     CREATE = 1, WRITE, TRUNCATE, ZERO, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR, SYMLINK, SYNC_ALL, EXCHANGE,
 };
@@ -45,7 +47,7 @@ struct header {
     uint32_t flags, path, second, data;
 };
 
-static char root[4096], log_path[4096];
+static char root[4096], log_path[4096], pattern[240];
 static size_t root_bytes;
 static int mode, fail_errno, options, log_fd = -1;
 static ino_t log_inode;
@@ -76,6 +78,7 @@ int iolog_configure(const char *store, const char *log, const char *counter, int
     fail_errno = error;
     options = flags;
     log_fd = -1;
+    if (shared) memcpy(pattern, shared->what, sizeof pattern - 1);
     mode = shared ? new_mode : OFF;
     inside = 0;
     return shared ? 0 : -1;
@@ -178,6 +181,11 @@ static void put_record(int type, uint64_t inode, uint64_t other, uint64_t offset
 
 /* Does a step end the process here, or fail? 1: fail, errno is set. `torn` does half of a write. */
 static int step(const char *what, const char *path, int needs_space, void (*torn)(void *), void *argument) {
+    if (options & MATCH) {
+        char text[4200];
+        snprintf(text, sizeof text, "%s %s", what, path + root_bytes);
+        if (fnmatch(pattern, text, 0)) return 0;
+    }
     uint64_t number = __atomic_add_fetch(&shared->steps, 1, __ATOMIC_SEQ_CST);
     if (mode == KILL && number == at) {
         snprintf(shared->what, sizeof shared->what, "%s %s", what, path + root_bytes);

@@ -29,7 +29,7 @@ class Mode(enum.IntEnum):
     COUNT = 4
 
 
-TORN, ONWARDS = 1, 2
+TORN, ONWARDS, _MATCH = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,16 @@ class Zygote:
         at: int = 0,
         error: int = 0,
         options: int = 0,
+        match: str = "",
         log: Path | None = None,
         stdin: Path | None = None,
     ) -> Done:
-        """Run `pfs` or `pfsjob` (or `python`: a script and its arguments) to its end."""
+        """Run `pfs` or `pfsjob` (or `python`: a script and its arguments) to its end.
+
+        With `match`, only steps that fit this pattern are counted (`write /refs.log`; `*` fits everything).
+        """
         self.counter.unlink(missing_ok=True)  # a daemon of an earlier command may have it
-        self.counter.write_bytes(bytes(_COUNTER.size))
+        self.counter.write_bytes(_COUNTER.pack(0, 0, match.encode()))
         request: dict[str, Any] = {
             "program": program,
             "arguments": [str(argument) for argument in arguments],
@@ -133,7 +137,7 @@ class Zygote:
             "mode": int(mode),
             "at": at,
             "errno": error,
-            "options": options,
+            "options": options | (_MATCH if match else 0),
             "stdin": str(stdin or os.devnull),
             "stdout": str(self._scratch / "out"),
             "stderr": str(self._scratch / "errors"),

@@ -7,18 +7,25 @@ its exit code is true, and the same command works when the disk does again. (`do
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.crash.checking import View, check_stopped, in_child, shape_at, view_at
+from pfsmount.objects.hashing import hash_bytes
+from pfsmount.repo.store import Store
+from pfsmount.tree.directory import walk
+from tests.conftest import run_command
+from tests.crash.checking import Acknowledged, View, check_stopped, check_store, in_child, shape_at, view_at
+from tests.crash.replay import read_log
 from tests.crash.shim import ONWARDS, TORN, Done, Mode, error_name
-from tests.crash.workloads import DIRTY, FILLED, WORKLOADS, Command, Workload, World, prepare
+from tests.crash.workloads import DIRTY, FILLED, WORKLOADS, Command, Workload, World, acknowledgements, prepare
 
 STOPPED = (
     *(one for one in WORKLOADS if one.name in ("init", "put", "refs", "merge")),
@@ -112,13 +119,130 @@ KILLS: tuple[Stop, ...] = ((Mode.KILL, 0, 0), (Mode.KILL, 0, TORN))
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
 def test_kills(workload: Workload, world: World) -> None:
     """Killed at some of the steps."""
-    stop_everywhere(world, workload, KILLS, judge_kill, 17)
+    stop_everywhere(world, workload, KILLS, judge_kill, 23)
 
 
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
 def test_faults(workload: Workload, world: World) -> None:
     """A write, fsync or rename fails, at some of the steps."""
-    stop_everywhere(world, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 29)
+    stop_everywhere(world, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 41)
+
+
+def kill_writers(world: World, every: int) -> None:
+    """Kill a process that writes to a worktree: what it had fsynced or committed is there, and so is what it had only written."""
+    workload = next(one for one in WORKLOADS if one.name == "worktree")
+    (command,) = workload.actions
+    prepare(world, workload)
+    kept = world.root / "before"
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+    world.log.unlink(missing_ok=True)
+    start = Acknowledged(view_at(world.store))
+    steps = world.good(command).steps
+    whole = [start, *acknowledgements([*read_log(world.log)])]
+    count, started = 0, time.monotonic()
+    for at in range(1, steps + 1, every):
+        for options in (0, TORN):
+            world.copy_from(kept)
+            world.log.unlink(missing_ok=True)
+            done = world.run(command, mode=Mode.KILL, at=at, options=options)
+            assert done.code == -9
+            told = [start, *acknowledgements([*read_log(world.log)])]
+            marks = len(told) - 1
+            acknowledged = [*told, *whole[marks + 1 :]]
+            why = in_child(partial(check_store, world.store, acknowledged, marks, refs=False))
+            assert why is None, f"killed at step {at} ({done.at}), {marks} acknowledged:\n{why}"
+            count += 1
+    print(f"a writer to a worktree: {steps} crash points, {count} runs killed in {time.monotonic() - started:.1f} s")
+
+
+def test_killed_writers(world: World) -> None:
+    """At some of the steps."""
+    kill_writers(world, 43)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_all_killed_writers(world: World) -> None:
+    """At each step."""
+    kill_writers(world, 1)
+
+
+def write_with_faults(world: World, at: int, error: int, options: int) -> str:
+    """Mount, write, commit, unmount, while step `at` of the daemon fails; returns which that was, empty when there were fewer."""
+    world.point.mkdir(exist_ok=True)
+    done = world.run(("pfs", "mount", "{mnt}"), mode=Mode.FAIL, at=at, error=error, options=options)
+    if done.code:
+        assert done.errors.startswith("pfs: "), done.errors
+        assert "bug in pfs" not in done.errors, done.errors
+        world.good(("pfs", "mount", "{mnt}"))
+    top = world.point / "images@master"
+    contents = {"new": b"n" * 5000, "old": b"rewritten" * 400, "more": b"m" * 100}
+    written: dict[str, bytes] = {}
+    for name, data in contents.items():
+        with suppress(OSError), open(top / name, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            written[name] = data
+    counter = world.zygote.counter.read_bytes()
+    commit = world.commit_beside()
+    what = world.zygote.steps()[1]
+    assert commit.returncode == 0 or commit.stderr.startswith("pfs: "), commit.stderr
+    for name, data in written.items():
+        assert (top / name).read_bytes() == data, f"{name} was fsynced; {counter!r}"
+    world.zygote.lift()
+    for name, data in contents.items():
+        (top / name).write_bytes(data)
+    again = world.commit_beside()
+    assert again.returncode == 0, again.stderr
+    assert "uncommitted" not in again.stdout
+    for name, data in contents.items():
+        assert (top / name).read_bytes() == data
+    run_command("pfsmount.cli.app", world.store, "umount", world.point)
+    world.clean_up()
+    with Store.open(world.store) as store:
+        head = store.head("images", "master")
+        assert head is not None
+        found: dict[bytes, bytes] = {
+            path[0]: entry.id for path, entry in walk(store.objects, store.read_commit(head).tree) if len(path) == 1
+        }
+    assert all(found.get(name.encode()) == hash_bytes(data) for name, data in contents.items())
+    return what
+
+
+def mount_with_faults(world: World, points: Sequence[int]) -> None:
+    prepare(world, Workload("mount", FILLED, ()))
+    kept = world.root / "before"
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+    tried = []
+    for number, at in enumerate(points):
+        error, options = FAULTS[number % len(FAULTS)]
+        world.copy_from(kept)
+        try:
+            tried.append(write_with_faults(world, at, error, options))
+        except BaseException as problem:
+            problem.add_note(f"step {at}, {error_name(error)}, options {options}: {world.zygote.steps()}")
+            raise
+        finally:
+            world.clean_up()
+        report = in_child(partial(check_stopped, world.store, {}, (shape_at(world.store),)))
+        assert report is None, report
+    print(f"a mount whose disk fails: {len(tried)} runs: {tried}")
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_a_mount_whose_disk_fails(world: World) -> None:
+    """Who writes is told; what was fsynced can be read; when the disk works again, so does the mount."""
+    mount_with_faults(world, range(7, 60, 22))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("need_fuse")
+def test_a_mount_whose_disk_fails_everywhere(world: World) -> None:
+    """The same at each step, in each way."""
+    for shift in range(len(FAULTS)):
+        mount_with_faults(world, [at for at in range(1, 70) if at % len(FAULTS) == shift])
 
 
 @pytest.mark.long

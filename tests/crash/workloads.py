@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pfsmount.fs.mountpoint import mounted_at, run_unmount
+from tests.conftest import run_command
 from tests.crash.checking import Acknowledged, View, view_at
 from tests.crash.replay import MARK, Disk, Step, mark, read_log
 from tests.crash.shim import Done, Mode, Zygote
@@ -200,6 +202,10 @@ class World:
         done = self.run(command, **options)
         assert done.code == 0, f"{command}: {done.code}\n{done.out}{done.errors}"
         return done
+
+    def commit_beside(self) -> subprocess.CompletedProcess[str]:
+        """`pfs commit` by a process that the shim leaves alone."""
+        return run_command("pfsmount.cli.app", self.store, "commit", "images@master", "-m", "beside")
 
     def clean_up(self) -> None:
         """Take the mount away, if there is one."""

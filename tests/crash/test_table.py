@@ -1,0 +1,155 @@
+"""The crash table of `docs/CRASHES.md`: each row is a command killed at a step, what that leaves, what fsck says of it, and what the next process makes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pfsmount.errors import NotAStore
+from pfsmount.objects.invariants import Severity
+from pfsmount.repo import fsck
+from pfsmount.repo.reflog import last_number
+from tests.conftest import ROOT
+from tests.crash.checking import View, check_stopped, in_child, shape_at, view_at
+from tests.crash.shim import TORN, Mode
+from tests.crash.workloads import (
+    BRANCHED,
+    DIRTY,
+    FILLED,
+    IMAGES,
+    INIT,
+    SEALS,
+    Command,
+    World,
+)
+
+DOCUMENT = ROOT / "docs" / "CRASHES.md"
+PUT: Command = ("pfs", "put", "{files}/photos", "images@master:/")
+COMMIT: Command = ("pfs", "commit", "images@master", "-m", "work")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table."""
+
+    name: str
+    prepare: tuple[Command, ...]
+    command: Command
+    step: str
+    """A pattern: the process is killed before the step."""
+    left: Callable[[Path], bool]
+    """What is there then."""
+    at: int = 1
+    torn: bool = False
+    """Half of the write is done."""
+    harmless: tuple[str, ...] = ()
+    """What fsck mentions."""
+    done: bool | None = None
+    """Whether the command's change is there; None: either."""
+
+
+def files(pattern: str) -> Callable[[Path], bool]:
+    """Something like this is there."""
+    return lambda store: any(store.glob(pattern))
+
+
+def longer(suffix: str) -> Callable[[Path], bool]:
+    """A segment of this kind has bytes."""
+    return lambda store: any(path.stat().st_size for path in store.glob(f"segments/*.{suffix}"))
+
+
+def log_ends_torn(store: Path) -> bool:
+    return not (store / "refs.log").read_bytes().endswith(b"\n")
+
+
+ROWS = (
+    Row("init-unfinished", (), INIT, "rename /store.json", files("index/data.mdb")),
+    Row("segment-announced", IMAGES, PUT, "create /segments/*", lambda store: not any(store.glob("segments/*.data"))),
+    Row("segment-empty", IMAGES, PUT, "fsync /segments", files("segments/*")),
+    Row("data-unpublished", IMAGES, PUT, "fdatasync /segments/*.data", longer("data"), done=False),
+    Row("data-torn", IMAGES, PUT, "write /segments/*.data", longer("data"), torn=True, done=False),
+    Row("contents-torn", IMAGES, PUT, "write /segments/*.meta", longer("meta"), at=2, torn=True, done=False),
+    Row("index-unsynced", IMAGES, PUT, "fdatasync /index/data.mdb", longer("meta"), at=4, done=False),
+    Row("log-behind", IMAGES, PUT, "write /refs.log", lambda store: last_number(store / "refs.log") == 2, done=True),
+    Row("log-torn", IMAGES, PUT, "write /refs.log", log_ends_torn, torn=True, done=True),
+    Row("seal-unlisted", IMAGES, ("python", SEALS, "{log}"), "fdatasync /segments/*.data", longer("data"), at=4),
+    Row("work-data-unnamed", FILLED, DIRTY, "write */journal.0", files("worktrees/*/master/data/*"), at=2),
+    Row("work-line-torn", FILLED, DIRTY, "write */journal.0", files("worktrees/*/master/journal.0"), at=3, torn=True),
+    Row(
+        "turn-next-journal",
+        (*FILLED, DIRTY),
+        ("pfs", "commit", "images@master:/new", "-m", "one of them"),
+        "fdatasync */journal.1",
+        files("worktrees/*/master/journal.1"),
+        done=False,
+    ),
+    Row(
+        "turn-old-journal",
+        (*FILLED, DIRTY),
+        COMMIT,
+        "unlink */journal.*",
+        files("worktrees/*/master/journal.0"),
+        done=True,
+    ),
+    Row("turn-old-data", (*FILLED, DIRTY), COMMIT, "unlink */data/*", files("worktrees/*/master/data/*"), done=True),
+    Row(
+        "branch-deleted",
+        (*BRANCHED, ("python", DIRTY[1].replace('"master"', '"dev"'), "{log}")),
+        ("pfs", "branch", "-d", "-f", "images@dev"),
+        "unlink /worktrees/*",
+        files("worktrees/*/dev"),
+        done=True,
+    ),
+    Row(
+        "merge-unrecorded",
+        BRANCHED,
+        ("pfs", "merge", "images@dev", "images@master"),
+        "rename */merge",
+        files("worktrees/*/master/merge.new"),
+    ),
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda one: one.name)
+def test_a_row(row: Row, world: World) -> None:
+    """Killed there, exactly this is left; the next process goes on, with the change whole or not at all."""
+    for command in row.prepare:
+        world.good(command)
+    kept, before = view_at(world.store), shape_at(world.store)
+    options = TORN if row.torn else 0
+    killed = world.run(row.command, mode=Mode.KILL, at=row.at, options=options, match=row.step)
+    assert killed.code == -9, f"there is no such step: {killed}"
+    assert row.left(world.store), sorted(str(path) for path in world.store.rglob("*"))
+    problem = in_child(partial(_judge, world.store, row, kept, before))
+    assert problem is None, f"{killed.at}: {problem}"
+
+
+def _judge(store: Path, row: Row, kept: View, before: View) -> None:
+    with suppress(NotAStore):
+        report = fsck.check_store(store, data=True)
+        assert report.clean, [str(one) for one in report.findings]
+        assert {one.invariant.label for one in report.findings if one.severity is Severity.HARMLESS} <= {*row.harmless}
+    now = shape_at(store)
+    if row.done is not None:
+        assert (now != before) is row.done
+    check_stopped(store, kept, (now,))
+
+
+def test_the_document_has_these_rows() -> None:
+    """Each row of the document is one of these or names another test, and each of these is in the document."""
+    text = DOCUMENT.read_text()
+    named = re.findall(r"^\| `([a-z-]+)` \|.*\|$", text, re.MULTILINE)
+    assert {row.name for row in ROWS} <= {*named}
+    for line in text.splitlines():
+        row = re.match(r"\| `([a-z-]+)` \|", line)
+        if row is not None and row[1] not in {one.name for one in ROWS}:
+            tests = re.findall(r"`(test_[a-z_]+)`", line)
+            assert tests, f"no test: {line}"
+            for test in tests:
+                assert any(f"def {test}(" in path.read_text() for path in (ROOT / "tests").rglob("test_*.py")), test
