@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
@@ -69,4 +70,24 @@ class Hasher(Protocol):
 
 def file_hasher() -> Hasher:
     """A streaming hasher for a file's id; uses all cores on large updates."""
+    if _threads.lost:
+        return blake3()
+    _threads.started = True
     return blake3(max_threads=blake3.AUTO)
+
+
+class _Threads:
+    """The threads that hash: started at the first use, and not there in the child of a fork after that, which would wait for them for ever."""
+
+    started = False
+    lost = False
+
+
+_threads = _Threads()
+
+
+def _forked() -> None:
+    _threads.lost = _threads.started
+
+
+os.register_at_fork(after_in_child=_forked)

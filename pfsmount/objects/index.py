@@ -170,6 +170,10 @@ class Index:
             os.close(self._openers)
             self._openers = -1
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:  # locks and reader slots are the other process's
+            raise _forked_error()
+
     def sync(self) -> None:
         """Make everything durable; only of use where the index was opened as not durable. Raises NoSpace."""
         with _lmdb_errors("writing the index"):
@@ -185,6 +189,7 @@ class Index:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A consistent view of all tables."""
+        self._check_process()
         with _lmdb_errors("reading the index"), self._env.begin() as txn:
             yield Transaction(txn, self._tables)
 
@@ -194,13 +199,22 @@ class Index:
 
         Raises NoSpace when the disk is full.
         """
+        self._check_process()
         with _lmdb_errors("writing the index"), self._env.begin(write=True) as txn:
             yield Transaction(txn, self._tables)
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """One value, in a transaction of its own."""
+        self._check_process()
         with _lmdb_errors("reading the index"), self._env.begin(db=self._tables[table]) as txn:
             return _bytes(txn.get(key))
+
+
+def _forked_error() -> PfsError:
+    return PfsError(
+        "this process was forked by one that has the store open, so it cannot use the store",
+        hint="fork before the store is opened, or start a new process (multiprocessing: 'spawn' or 'forkserver')",
+    )
 
 
 def _bytes(value: bytes | memoryview | None) -> bytes | None:
@@ -238,6 +252,11 @@ def _lmdb_errors(what: str) -> Iterator[None]:
             ) from error
         if "Permission denied" in text:
             raise PermissionDenied(f"no permission on the index while {what}") from error
+        if "already open in this process" in text:  # by itself, or, as LMDB cannot tell, by the one that forked it
+            raise PfsError(
+                f"{what} failed: this process, or the one that forked it, has the store open already",
+                hint="use what is open; a forked process cannot: start it with 'spawn' or 'forkserver'",
+            ) from error
         raise PfsError(f"{what} failed: {error}") from error
 
 
