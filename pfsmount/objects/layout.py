@@ -37,6 +37,7 @@ from pfsmount.errors import (
 )
 from pfsmount.ids import display
 from pfsmount.objects.index import Index
+from pfsmount.objects.reserve import RESERVE_FILE, make_reserve
 
 FORMAT = 1
 STORE_FILE = "store.json"
@@ -151,7 +152,7 @@ def create_store(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> Stor
 def _check_is_new(path: Path) -> None:
     if (path / STORE_FILE).exists():
         raise AlreadyExists(f"there is a store at {path} already")
-    if any(name not in _DIRECTORIES for name in os.listdir(path)) or _names(path / "segments"):
+    if any(name not in (*_DIRECTORIES, RESERVE_FILE) for name in os.listdir(path)) or _names(path / "segments"):
         raise AlreadyExists(f"{path} is not empty", hint="give a new or empty directory")
 
 
@@ -167,6 +168,7 @@ def _fill(path: Path, settings: StoreSettings) -> None:
         (path / "index" / name).unlink()
     Index(path / "index", settings.map_size).close()
     fsync_directory(path / "index")
+    make_reserve(path)
     fsync_directory(path)
 
 

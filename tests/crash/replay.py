@@ -49,7 +49,7 @@ WORDS = [
 _DSYNC = 1
 _SINGLES_MAX = 6
 _MADE_MAX = 300
-_VOLATILE = ("index/lock.mdb", "cache/lock.mdb", "run")
+_VOLATILE = ("index/lock.mdb", "cache/lock.mdb", "run", "reserve")
 """What no power cut leaves, or nobody reads: LMDB makes its lock file anew when nobody has it open; sockets and logs of mounts."""
 
 

@@ -137,14 +137,13 @@ def test_a_mount_on_a_full_disk(store: Store, tmp_path: Path) -> None:
     store.check()
 
 
-@pytest.mark.skip(reason="pfs gc is on its way")
 def test_space_is_made_on_a_full_disk(store: Store, tmp_path: Path) -> None:
     """`pfs branch -d` and `pfs gc` run where nothing else can, and then the work goes on."""
     store.fill()
     store.pfs("put", tmp_path / "medium", "images@master:/medium", code=1)
     store.pfs("branch", "-d", "-f", "images@old")
     before = os.statvfs(store.disk).f_bavail
-    store.pfs("gc", "--reflog-days", "0")
+    store.pfs("gc", "--keep", "0d")
     freed = (os.statvfs(store.disk).f_bavail - before) * os.statvfs(store.disk).f_frsize
     assert freed > 15 << 20
     store.pfs("put", tmp_path / "medium", "images@master:/medium")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash.checking import check_all, check_store
 from tests.crash.replay import Crash, crashes
-from tests.crash.workloads import LARGE, MOUNTED, WORKLOADS, Workload, World, record
+from tests.crash.workloads import COLLECTING, LARGE, MOUNTED, WORKLOADS, Workload, World, record
 
 
 def cut_power(workload: Workload, world: World, seed: int, per_step: int | None) -> None:
@@ -28,7 +28,7 @@ def cut_power(workload: Workload, world: World, seed: int, per_step: int | None)
     assert not failures, text
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
+@pytest.mark.parametrize("workload", [*WORKLOADS, COLLECTING], ids=lambda one: one.name)
 def test_power_cuts(workload: Workload, world: World) -> None:
     """Some of the states after each step."""
     cut_power(workload, world, 1, workload.per_step)
@@ -49,7 +49,7 @@ def test_all_power_cuts_under_a_mount(world: World) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("workload", [*WORKLOADS, LARGE], ids=lambda one: one.name)
+@pytest.mark.parametrize("workload", [*WORKLOADS, COLLECTING, LARGE], ids=lambda one: one.name)
 def test_all_power_cuts(workload: Workload, world: World) -> None:
     """All of them."""
     cut_power(workload, world, 2, None)

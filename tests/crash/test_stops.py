@@ -25,11 +25,22 @@ from tests.conftest import run_command
 from tests.crash.checking import Acknowledged, View, check_stopped, check_store, in_child, shape_at, view_at
 from tests.crash.replay import read_log
 from tests.crash.shim import ONWARDS, TORN, Done, Mode, error_name
-from tests.crash.workloads import DIRTY, FILLED, WORKLOADS, Command, Workload, World, acknowledgements, prepare
+from tests.crash.workloads import (
+    COLLECTING,
+    DIRTY,
+    FILLED,
+    WORKLOADS,
+    Command,
+    Workload,
+    World,
+    acknowledgements,
+    prepare,
+)
 
 STOPPED = (
     *(one for one in WORKLOADS if one.name in ("init", "put", "refs", "merge")),
     Workload("commit", (*FILLED, DIRTY), (("pfs", "commit", "images@master", "-m", "work"),)),
+    COLLECTING,
     Workload("discard", (*FILLED, DIRTY), (("pfs", "discard", "-y", "images@master"),)),
 )
 FAULTS = ((errno.ENOSPC, 0), (errno.ENOSPC, ONWARDS), (errno.EIO, 0), (errno.EDQUOT, ONWARDS), (errno.EIO, ONWARDS))
@@ -56,7 +67,7 @@ def cases(world: World, workload: Workload) -> Iterator[Case]:
     for number, command in enumerate(workload.actions):
         kept = world.root / f"before-{number}"
         if world.store.exists():
-            shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+            shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
         before, shape = view_at(world.store), shape_at(world.store)
         steps = world.good(command).steps
         yield Case(command, kept, before, shape, shape_at(world.store), steps)
@@ -134,7 +145,7 @@ def kill_writers(world: World, every: int) -> None:
     (command,) = workload.actions
     prepare(world, workload)
     kept = world.root / "before"
-    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
     world.log.unlink(missing_ok=True)
     start = Acknowledged(view_at(world.store))
     steps = world.good(command).steps
@@ -213,7 +224,7 @@ def write_with_faults(world: World, at: int, error: int, options: int) -> str:
 def mount_with_faults(world: World, points: Sequence[int]) -> None:
     prepare(world, Workload("mount", FILLED, ()))
     kept = world.root / "before"
-    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
     tried = []
     for number, at in enumerate(points):
         error, options = FAULTS[number % len(FAULTS)]

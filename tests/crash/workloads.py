@@ -185,7 +185,7 @@ class World:
         """Begin with a copy of a store that nobody has open."""
         shutil.rmtree(self.store, ignore_errors=True)
         if store.exists():
-            shutil.copytree(store, self.store, ignore=shutil.ignore_patterns("lock.mdb"))
+            shutil.copytree(store, self.store, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
 
     def run(self, command: Command, **options: Any) -> Done:
         """Run one command; `{files}`, `{mnt}` and `{log}` in it are places here."""
@@ -328,6 +328,21 @@ WORKLOADS = (
     ),
     Workload("worktree", FILLED, (("python", WORK, "{log}"),), per_step=1),
     Workload("seals", IMAGES, (("python", SEALS, "{log}"),), per_step=1),
+)
+GC: Command = ("pfs", "gc", "--keep", "0d")
+GARBAGE: tuple[Command, ...] = (
+    *FILLED,
+    ("pfs", "branch", "images@dev", "images@master"),
+    ("pfs", "put", "{files}/photos", "images@dev:/photos"),
+    ("pfs", "put", "{files}/mine", "images@master:/mine"),
+    ("pfs", "put", "{files}/other", "images@dev:/other"),
+    ("pfs", "branch", "-d", "-f", "images@dev"),
+)
+COLLECTING = Workload(
+    "gc",
+    GARBAGE,
+    (GC, ("pfs", "put", "{files}/photos", "images@master:/again"), ("pfs", "rm", "images@master:/mine"), GC),
+    per_step=2,
 )
 LARGE = Workload(
     "large",
