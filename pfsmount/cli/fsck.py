@@ -77,6 +77,8 @@ def fsck(
     else:
         for line in (*_rebuilt_lines(rebuilt), *_repaired_lines(repaired), *_lines(report)):
             output.say(line)
+        if (repair or repair_from is not None) and repaired is None and report.clean and not data:
+            output.say("nothing to repair there; damaged data is looked for, and repaired, with '--data' as well")
     if not report.clean:
         raise typer.Exit(output.EXIT_FAILED)
 
@@ -91,6 +93,7 @@ def _rebuild(path: Path) -> Rebuilt:
 def _repair(path: Path, report: Report, other: Path | None, *, forget: bool) -> tuple[Repaired, Report]:
     """Mend, and check the structure again; what the first check found in the data and is not mended stays in the report."""
     from pfsmount.objects.object_check import ProgressBar
+    from pfsmount.repo.collection import collecting
     from pfsmount.repo.fsck import check, left_of
     from pfsmount.repo.fsck_repair import Repair
     from pfsmount.repo.store import Store
@@ -99,7 +102,7 @@ def _repair(path: Path, report: Report, other: Path | None, *, forget: bool) -> 
         raise InvalidInput(
             "--repair-from names the store that is to be repaired", hint="name another one that has the same files"
         )
-    with output.open_store() as store, output.Progress("repairing", 1) as bar:
+    with output.open_store() as store, collecting(store), output.Progress("repairing", 1) as bar:
         work = Repair(store, report, ProgressBar(bar.work))
         if other is not None:
             with Store.open(other) as source:

@@ -71,6 +71,8 @@ class ObjectRebuild:
         self._last = 0
         self._pending: list[Row] = []
         self.counts = Counts()
+        self.roots: dict[ObjectId, list[tuple[Location, ObjectId]]] = {}
+        """Large file → the roots of its manifests, and their own ids."""
 
     def run(self) -> None:
         """All segments. Raises NoSpace, PermissionDenied."""
@@ -157,6 +159,7 @@ class ObjectRebuild:
             self._add(record.id, place)
             if record.kind is RecordKind.MANIFEST and object_id_at(record.payload) != _NO_FILE:
                 self._add(object_id_at(record.payload), place)
+                self.roots.setdefault(object_id_at(record.payload), []).append((place, record.id))
         elif record.kind is RecordKind.CONTENTS:
             table = TableOfContents.decode(record.payload)
             self._last = max(self._last, table.segment)
@@ -249,6 +252,17 @@ class ObjectRebuild:
                 with path.open("rb") as file:
                     return hash_bytes(os.pread(file.fileno(), place.length, place.offset)) == id
         return False
+
+    def choose_manifests(self) -> None:
+        """Let large files be found by the newest of their manifests that is there; to be called when incomplete ones were dropped."""
+        several = [(id, roots) for id, roots in self.roots.items() if len(roots) > 1]
+        for at in range(0, len(several), _ROWS_AT_ONCE):
+            with self._index.write() as txn:
+                for id, roots in several[at : at + _ROWS_AT_ONCE]:
+                    for place, own in sorted(roots, reverse=True):
+                        if txn.get(Table.OBJECTS, own) == place.encode():
+                            txn.put(Table.OBJECTS, id, place.encode())
+                            break
 
     def _write_segments(self, rows: dict[int, SegmentRow]) -> None:
         self.counts.segments = len(rows)

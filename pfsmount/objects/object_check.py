@@ -33,7 +33,6 @@ from pfsmount.objects.segment import (
     SegmentKind,
     SegmentRow,
     TableOfContents,
-    align,
     decode_footer,
     encode_header,
     segment_path,
@@ -576,6 +575,14 @@ class ObjectCheck:
     def _knows(self, id: ObjectId) -> bool:
         return self._objects.index.get(Table.OBJECTS, id) is not None
 
+    def _is_at(self, id: ObjectId, place: Location) -> bool:
+        """Whether an object really is where a record or table of contents says."""
+        try:
+            read_object(self._objects, id, place)
+        except (PfsError, OSError):
+            return False
+        return True
+
     def _report_missing(self) -> None:
         """What was referred to and not in the index; it may have been collected together with what referred to it."""
         for id, source in self._missing.items():
@@ -583,7 +590,7 @@ class ObjectCheck:
                 continue
             self.damage.objects[id] = Invariant.OBJECT_PRESENT
             place = self.unindexed.get(id)
-            if place is not None:
+            if place is not None and self._is_at(id, place):
                 self.damage.objects[id] = Invariant.OBJECT_INDEXED
                 text = f"object {id.hex()} is in segment {place.segment:08x}, but the index does not name it"
                 self._found(Invariant.OBJECT_INDEXED, text, id=id, place=place)
@@ -640,8 +647,3 @@ def chunks(objects: ObjectStore, table: Table) -> Iterator[list[tuple[bytes, byt
 
 def _scan(txn: Transaction, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
     return txn.scan(table, start=start)
-
-
-def record_end(place: Location) -> int:
-    """Where a record ends."""
-    return align(place.offset + place.length, 8)

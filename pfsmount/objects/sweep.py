@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -243,13 +243,17 @@ def free_space(objects: ObjectStore, freed: list[Freed], progress: Callable[[int
     return total
 
 
+def encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+    """The record that says that these ranges (start, end in bytes) of a segment are free."""
+    return _TOMBSTONE.pack(segment, 0) + b"".join(_RANGE.pack(start, end - start) for start, end in ranges)
+
+
 def _bury(objects: ObjectStore, one: Freed) -> None:
     """Write down what a rebuild of the index must not look for; durable when this returns. Raises NoSpace."""
     with objects.batch() as batch:
         for at in range(0, len(one.ranges), _RANGES_MAX):
             ranges = one.ranges[at : at + _RANGES_MAX]
-            payload = _TOMBSTONE.pack(one.number, 0) + b"".join(_RANGE.pack(a, b - a) for a, b in ranges)
-            batch.add_object(RecordKind.TOMBSTONE, payload)
+            batch.add_object(RecordKind.TOMBSTONE, encode_tombstone(one.number, ranges))
         batch.flush()
 
 

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
@@ -24,22 +23,26 @@ from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.object_check import ProgressBar, chunks
 from pfsmount.objects.segment import (
+    BLOCK,
     NO_SEGMENT,
     Location,
     RecordKind,
     SegmentKind,
     SegmentRow,
+    align,
     encode_header,
     segment_path,
 )
 from pfsmount.objects.segment_scan import object_id_at
 from pfsmount.objects.store import Batch, ObjectStore, read_object
+from pfsmount.objects.sweep import encode_tombstone
 from pfsmount.repo.fsck import Report, visitor_of
 from pfsmount.repo.store import Store
 from pfsmount.tree.manifest import HOLE, Manifest
 
 _BYTES_AT_ONCE = 64 << 20
 _ROWS_AT_ONCE = 5000
+_RANGES_AT_ONCE = 4096
 _HEALABLE = frozenset(
     {
         Invariant.OBJECT_HASH,
@@ -121,9 +124,10 @@ class Repair:
 
     def forget(self) -> None:
         """Drop what cannot be read from the index. Raises NoSpace."""
-        left = iter([id for id in self._todo if not self._is_readable(id)])
-        while ids := list(islice(left, _ROWS_AT_ONCE)):
-            self.result.forgotten += self._drop(ids)
+        left = [id for id in self._todo if not self._is_readable(id)]
+        self._bury([id for id in left if self._report.damage.objects[id] is Invariant.OBJECT_HASH])
+        for at in range(0, len(left), _ROWS_AT_ONCE):
+            self.result.forgotten += self._drop(left[at : at + _ROWS_AT_ONCE])
         if self.result.forgotten:
             drop_incomplete(self._objects)
 
@@ -183,6 +187,26 @@ class Repair:
         with self._objects.index.write() as txn:
             txn.increment(b"gc")
             return sum(txn.delete(Table.OBJECTS, id) for id in ids)
+
+    def _bury(self, ids: Iterable[ObjectId]) -> None:
+        """Write down that damaged data is no data, or a rebuilt index would have it again. Records in other segments say so themselves.
+
+        Not for what lies behind a cut: there new data may come.
+        """
+        ranges: dict[int, list[tuple[int, int]]] = {}
+        for id in ids:
+            place = self._objects.locate(id)
+            row = None if place is None else self._row(place.segment)
+            if place is not None and row is not None and row.kind is SegmentKind.DATA:
+                end = align(place.offset + place.length, BLOCK)
+                ranges.setdefault(place.segment, []).append((place.offset, end))
+        if ranges:
+            with self._objects.batch() as batch:
+                for segment, found in ranges.items():
+                    for at in range(0, len(found), _RANGES_AT_ONCE):
+                        payload = encode_tombstone(segment, found[at : at + _RANGES_AT_ONCE])
+                        batch.add_object(RecordKind.TOMBSTONE, payload)
+                batch.flush()
 
     # Segments
 

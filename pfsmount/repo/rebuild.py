@@ -94,6 +94,7 @@ def rebuild_index(path: Path, settings: StoreSettings = DEFAULT_SETTINGS, progre
                 objects.run()
                 store = ObjectStore(path, settings, index)
                 drop_incomplete(store)  # gc may have left a manifest whose pieces it has freed
+                objects.choose_manifests()
                 result = _Rebuild(store, old).run()
                 index.sync()
             finally:

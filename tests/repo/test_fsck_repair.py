@@ -173,6 +173,30 @@ def test_putting_a_large_file_again(rich: Path, tmp_path: Path) -> None:
     assert fsck(rich, "--data")[0] == 0
 
 
+def test_forgotten_data_stays_forgotten(rich: Path, tmp_path: Path) -> None:
+    """A rebuilt index does not find damaged data again that was forgotten, and the same file put to its own path heals all versions."""
+    with opened(rich) as store:
+        id = entry_of(store, "photos/5.jpg").id
+        path, place = place_of(store, id)
+        (tmp_path / "5.jpg").write_bytes(store.objects.get(id))
+    flip(path, place.offset + 9)
+    done = run_command("pfsmount.cli.app", rich, "fsck", "--repair")
+    assert done.returncode == 0
+    assert "--data" in done.stdout.splitlines()[-1]
+    code, found = fsck(rich, "--data", "--repair")
+    assert code == 1
+    assert {one["invariant"] for one in found["findings"]} == {"object-present"}  # type: ignore[attr-defined]
+    shutil.rmtree(rich / "index")
+    code, found = fsck(rich, "--rebuild-index")
+    assert code == 1
+    assert list(found["damaged_objects"]) == [id.hex()]  # type: ignore[call-overload]
+    put = run_command("pfsmount.cli.app", rich, "put", tmp_path / "5.jpg", "images@master:/photos/5.jpg", "-m", "again")
+    assert put.returncode == 0, put.stderr
+    assert fsck(rich, "--data")[0] == 0
+    shutil.rmtree(rich / "index")
+    assert fsck(rich, "--rebuild-index", "--data")[0] == 0
+
+
 def test_what_the_store_itself_can_mend(rich: Path) -> None:
     """Headers of segments and records, rows of the index: nothing is lost, and afterwards nothing is wrong."""
     with opened(rich) as store:

@@ -16,6 +16,8 @@ from pfsmount.repo.fsck import check_store
 from pfsmount.repo.rebuild import rebuild_index
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
+from pfsmount.tree.content import open_content
+from pfsmount.tree.ingest import ingest_bytes
 from tests.conftest import run_command
 from tests.repo.damage import SMALL, change, entry_of, flip, make_rich_store, opened, place_of, rich_template
 from tests.worktrees import put as put_uncommitted
@@ -204,6 +206,34 @@ def test_after_gc(rich: Path) -> None:
     with opened(rich) as store:
         change(store, "master", {"huge": large})
     assert check_store(rich, data=True).clean
+
+
+def test_of_two_manifests_the_whole_one(rich: Path) -> None:
+    """A file that was cut in two ways, of one of which gc has freed the pieces, is found by the other."""
+    dice = random.Random(9)
+    before, new = dice.randbytes(9 << 20), dice.randbytes(100_000)
+    after = before[: 3 << 20] + new + before[3 << 20 :]
+    with opened(rich) as store:
+        store.create_branch("images", "one", None)
+        with store.objects.batch() as batch:  # cut every 4 MiB
+            id = ingest_bytes(batch, after)
+            batch.flush()
+    (rich.parent / "file").write_bytes(before)
+    for content in (before, after):  # cut as the version before was
+        (rich.parent / "file").write_bytes(content)
+        done = run_command(
+            "pfsmount.cli.app", rich, "put", "--no-cache", rich.parent / "file", "images@one:/file", "-m", "m"
+        )
+        assert done.returncode == 0, done.stderr
+    assert run_command("pfsmount.cli.app", rich, "gc", "--keep", "0d").returncode == 0
+    assert check_store(rich, data=True).clean
+    lose(rich, "missing")
+    rebuild_index(rich, SMALL)
+    assert check_store(rich, data=True).clean
+    with opened(rich) as store:
+        assert entry_of(store, "file", "one").id == id
+        stored = open_content(store.objects, entry_of(store, "file", "one"))
+        assert b"".join(data or b"" for _, data in stored.parts(1 << 20)) == after
 
 
 def _flip_in_index(path: Path, seed: int) -> None:
