@@ -172,12 +172,17 @@ def lineage(
         _print_lineage(found, "", "")
 
 
+def _lineage_commit(node: Lineage) -> str | None:
+    id = node.lost if node.commit is None else node.commit.id
+    return None if id is None else id.hex()
+
+
 def _lineage_json(node: Lineage) -> dict[str, Any]:
     commit = node.commit
     return {
         "repo": node.repo,
         "branch": node.branch,
-        "commit": None if commit is None else commit.id.hex(),
+        "commit": _lineage_commit(node),
         "path": os.fsdecode(path_bytes(node.path)),
         "id": None if node.entry is None else node.entry.id.hex(),
         "size": None if node.entry is None else node.entry.size,
@@ -196,8 +201,7 @@ def _lineage_json(node: Lineage) -> dict[str, Any]:
 
 def _print_lineage(node: Lineage, first: str, rest: str) -> None:
     commit = node.commit
-    at = "?" * 12 if commit is None else commit.id.hex()[:12]
-    place = f"{node.repo}@{at}:{display(path_bytes(node.path))}"
+    place = f"{node.repo}@{(_lineage_commit(node) or '')[:12]}:{display(path_bytes(node.path))}"
     facts = "" if node.entry is None else f"  ({output.human_size(node.entry.size)}, {_content(node.entry)})"
     output.say(f"{first}{place}{facts}")
     if node.missing is not None or commit is None:

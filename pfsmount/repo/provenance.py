@@ -39,6 +39,8 @@ class Lineage:
     """For results of a job: the datums that wrote it."""
     missing: str | None = None
     """Why the search ended here, when that is not because a person made it."""
+    lost: ObjectId | None = None
+    """The id of the commit, when it is not in the store any more."""
 
 
 @dataclass(slots=True)
@@ -128,10 +130,12 @@ def _datum(store: Store, commit: Commit, record: Entry, key: str, depth: int) ->
 
 def _input(store: Store, source: Mapping[str, Any], path: RepoPath, depth: int) -> Lineage:
     repo, branch = source["repo"], source.get("branch")
+    id = ObjectId(bytes.fromhex(source["commit"]))
     try:
-        commit = store.read_commit(ObjectId(bytes.fromhex(source["commit"])))
+        commit = store.read_commit(id)
     except NotFound:
-        return Lineage(repo, None, path, None, branch, missing=f"commit {source['commit'][:12]} is not in this store")
+        why = "this commit is not in the store any more: what deleted repos and branches had goes with 'pfs gc'"
+        return Lineage(repo, None, path, None, branch, missing=why, lost=id)
     entry = find(store.objects, commit.tree, path)
     if entry is None:
         return Lineage(repo, commit, path, None, branch, missing="the path is not in that commit")

@@ -150,7 +150,11 @@ def get_repo(txn: Transaction, name: str) -> RepoInfo:
 
         names = [os.fsdecode(key) for key, _ in txn.scan(Table.REPOS)]
         near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean '{near[0]}'?" if near else "'pfs repo list' shows what there is"
+        hint = (
+            f"did you mean '{near[0]}'?"
+            if near
+            else f"'pfs repo list' shows what there is, 'pfs reflog {name}' what there was"
+        )
         raise NotFound(f"there is no repo '{name}'", hint=hint)
     return RepoInfo.decode(os.fsencode(name), raw)
 

@@ -81,6 +81,10 @@ class WorktreeKey:
     """The generation that the commit ends."""
 
 
+_PREFIX_SHOWN = 12
+"""Digits of a commit's id where commands show it short."""
+
+
 class Store:
     """One process' opening of a store. Thread-safe; not usable after a fork."""
 
@@ -271,6 +275,9 @@ class Store:
         names = [ref.name for kind in (RefKind.BRANCH, RefKind.TAG) for ref in self.refs(repo, kind)]
         near = difflib.get_close_matches(text, names, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"branches and tags: {', '.join(names) or 'none'}"
+        if not near and len(text) >= _PREFIX_SHOWN and is_commit_prefix(text):
+            what_was = f"'pfs reflog {repo}' shows what there was"
+            hint = f"commits are deleted with their repo, also when another has its name now; {what_was}"
         return NotFound(f"'{repo}' has no branch, tag or commit '{text}'", hint=hint)
 
     # Revisions

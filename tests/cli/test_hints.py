@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -73,3 +74,19 @@ def test_conflicts_are_shown_as_paths_are_everywhere(pfs: Run, tmp_path: Path) -
     assert "mode 0644" in mine
     assert theirs.split()[:2] == ["theirs", "symlink,"]
     assert "mode" not in theirs
+
+
+def test_commits_of_a_repo_that_was_deleted(pfs: Run, tmp_path: Path) -> None:
+    """Also when there is another repo of that name."""
+    (tmp_path / "a").touch()
+    assert pfs("repo", "create", "images").returncode == 0
+    assert pfs("put", tmp_path / "a", "images@master:/a").returncode == 0
+    (commit,) = json.loads(pfs("log", "images", "--json").stdout)
+    assert pfs("repo", "delete", "images", "--yes").returncode == 0
+    assert "'pfs reflog images'" in pfs("ls", "images@master").stderr
+    assert "repo deleted" in pfs("reflog", "images").stdout
+    assert pfs("repo", "create", "images").returncode == 0
+    for args in (["cat", "images@ID:/a"], ["log", "images@ID"], ["branch", "images@old", "ID"], ["diff", "images@ID"]):
+        done = pfs(*(arg.replace("ID", commit["commit"][:12]) for arg in args))
+        assert done.returncode == 1
+        assert "commits are deleted with their repo" in done.stderr

@@ -82,3 +82,19 @@ def test_lineage_of_what_is_not_there(chain: Run) -> None:
     """A clear error."""
     done = chain("lineage", "twice@master:/nothing")
     assert (done.returncode, "there is no /nothing" in done.stderr) == (1, True)
+
+
+def test_lineage_of_deleted_repos(chain: Run) -> None:
+    """It is there until gc takes it; then the commit is still named, and it is said why nothing more is."""
+    (commit,) = json.loads(chain("log", "texts@master", "--json").stdout)
+    assert chain("repo", "delete", "--yes", "texts").returncode == 0
+    assert "the texts" in chain("lineage", "upper@master:/a.txt").stdout
+    assert chain("repo", "create", "texts").returncode == 0
+    assert chain("gc", "--keep", "0d").returncode == 0
+    done = chain("lineage", "upper@master:/a.txt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"texts@{commit['commit'][:12]}:/a.txt" in done.stdout
+    assert "not in the store any more" in done.stdout
+    found = json.loads(chain("lineage", "twice@master:/a.txt", "--json").stdout)
+    (source,) = found["datums"][0]["inputs"][0]["datums"][0]["inputs"]
+    assert (source["commit"], source["id"]) == (commit["commit"], None)
