@@ -179,10 +179,13 @@ def cp_tag(bench: Bench) -> Contest:
 @row(
     "cp-join",
     "cp of a branch of {many_files} files with {changes} changes onto its parent, in the process",
-    at_most_times(2),
+    at_most_times(3),
 )
 def cp_join(bench: Bench) -> Contest:
-    """The roots are joined: what both have is not looked at."""
+    """The roots are joined: what both have is not looked at.
+
+    Not quite the same, for a small tree has fewer and smaller nodes. *Measured*, processor time: 8 ms of 1 000 files, 13 ms of 10 000, 17 ms of 200 000.
+    """
     count = bench.sizes.changes
 
     def joining(branch: Branch) -> Callable[[], float]:
