@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pfsmount.cli import interruption
+from pfsmount.cli import interruption, waiting
 from pfsmount.errors import Conflict, InvalidInput, NotADirectory, NotAStore, NotFound, NotPermitted, PfsError
 from pfsmount.ids import display
 
@@ -64,6 +64,7 @@ def open_store(option: Path | None = None) -> Store:
     from pfsmount.repo.store import Store
 
     path = store_path(option)
+    waiting.tell_who_holds(path)
     try:
         store = Store.open(path, author=author())
     except NotAStore as error:
