@@ -74,11 +74,44 @@ def test_errors(scene: Scene) -> None:
 def test_newer_store(scene: Scene) -> None:
     """S4 A store of a newer version is refused by name
 
-    Never read with an old understanding of the format, and never changed.
+    Never read with an old understanding of the format, and never changed: not by the commands that mend and collect either. What is refused is a format above
+    our own, or a feature that we do not know.
     """
+    source = scene.write({"file": "x"})
+    scene.pfs("put", source, "images@master:/")
     place = scene.store / "store.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), "format": 2}))
-    assert "has format 2, this pfs knows formats up to 1" in scene.pfs("repo", "list", code=1)
+    good = json.loads(place.read_text())
+    point = scene.root / "mnt"
+    point.mkdir()
+    commands: list[list[str | Path]] = [
+        ["repo", "list"],
+        ["log", "images@master"],
+        ["get", "images@master:/", scene.root / "out"],
+        ["put", source, "images@dev:/"],
+        ["branch", "images@dev"],
+        ["fsck"],
+        ["fsck", "--data", "--repair"],
+        ["fsck", "--rebuild-index"],
+        ["gc", "--keep", "0d"],
+        ["mount", point],
+        ["init"],
+    ]
+    for newer, says, tried in (
+        ({"format": 2}, "has format 2, this pfs knows formats up to 1", commands),
+        ({"features": ["packed", "sealed"]}, "has the feature 'packed'", commands[3:4]),
+    ):
+        place.write_text(json.dumps({**good, **newer}))
+        before = _bytes_of(scene.store)
+        for command in tried:
+            said = scene.pfs(*command, code=1)
+            assert says in said or command == ["init"]
+        assert _bytes_of(scene.store) == before
+    place.write_text(json.dumps(good))
+    assert scene.cat("images@master:/file") == "x"
+
+
+def _bytes_of(store: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def test_full_disk(scene: Scene) -> None:

@@ -248,7 +248,7 @@ def test_a_minute_while_the_index_grows_past_one_gib(soak: Soak) -> None:
     fill(soak.store, GIB - (4 << 20))
     before = soak.index_bytes()
     assert before < GIB
-    soak.run(60, 0.4)
+    soak.run(60, 0.8)
     assert soak.index_bytes() > GIB
     counts = check_end(soak)
     tell(soak, counts, before)
