@@ -254,7 +254,10 @@ def _bury(objects: ObjectStore, one: Freed) -> None:
         for at in range(0, len(one.ranges), _RANGES_MAX):
             ranges = one.ranges[at : at + _RANGES_MAX]
             batch.add_object(RecordKind.TOMBSTONE, encode_tombstone(one.number, ranges))
-        batch.flush()
+        batch.prepare()
+        with objects.index.write() as txn:
+            batch.publish(txn)
+        batch.published()
 
 
 def _unlink(objects: ObjectStore, one: Freed) -> int:

@@ -27,6 +27,7 @@ from pfsmount.objects.holds import commits_stay, read_holds
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.marks import Marks
+from pfsmount.objects.reserve import reserve_lent
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.sweep import (
     Amount,
@@ -92,7 +93,7 @@ class GcResult:
 
 @contextmanager
 def collecting(store: Store) -> Iterator[None]:
-    """Be the only one who collects. Raises Busy."""
+    """Be the only one who collects. On a full disk what was kept back for it is given back meanwhile. Raises Busy."""
     path = store.path / "run" / "gc"
     with disk_errors("starting a garbage collection"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -101,7 +102,8 @@ def collecting(store: Store) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy("a garbage collection runs already", hint="wait for it to end") from None
-        yield
+        with reserve_lent(store.path):
+            yield
     finally:
         os.close(fd)
 

@@ -60,11 +60,12 @@ def _directory(store: Store, repo: str, branch: str) -> Path:
 
 def read_pending(store: Store, repo: str, branch: str) -> PendingMerge | None:
     """The merge that waits on a branch, or None. Raises NotFound (repo), Corrupt, OSError."""
+    path = _directory(store, repo, branch) / _FILE
     try:
-        return _read(_directory(store, repo, branch) / _FILE)
-    except Corrupt as error:
+        return _read(path)
+    except Corrupt:
         raise Corrupt(
-            f"the record of the merge into {repo}@{branch} is damaged: {error.message}; no commit is affected",
+            f"the record of the merge into {repo}@{branch} is damaged: '{path}'; no commit is affected",
             hint=f"'pfs merge --abort {repo}@{branch}' drops it, then merge again",
         ) from None
 
@@ -96,7 +97,7 @@ def _read(path: Path) -> PendingMerge | None:
             {parse_path(name_bytes(path)): (Resolution(how), fits) for path, how, fits in decisions},
         )
     except (ValueError, TypeError):
-        raise Corrupt(f"'{path}'") from None
+        raise Corrupt(f"the record of a merge is damaged: '{path}'") from None
 
 
 def write_pending(store: Store, repo: str, branch: str, pending: PendingMerge) -> None:

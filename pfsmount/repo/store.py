@@ -188,12 +188,19 @@ class Store:
         """Delete a repo with its refs; the objects stay until gc. Raises NotFound."""
         with self.objects.index.write() as txn:
             repo = get_repo(txn, name)
+            now = time.time_ns()
+            for (
+                kind
+            ) in RefKind:  # each with the commit where it was: gc keeps that as long as what was deleted otherwise
+                for ref in list(scan_refs(txn, repo, kind)):
+                    move = RefMove(repo, kind, ref.name, None, ref.commit)
+                    move_ref(txn, move, who=self.author, why="repo delete", time_ns=now)
             txn.delete(Table.REPOS, os.fsencode(name))
             for table in (Table.REFS, Table.COMMITS, Table.WORKTREES):
                 for key in [key for key, _ in txn.scan(table, repo.key)]:
                     txn.delete(table, key)
             change = {"op": "repo-delete", "repo": name, "repo_id": f"{repo.id:016x}"}
-            log_change(txn, change, who=self.author, why="repo delete", time_ns=time.time_ns())
+            log_change(txn, change, who=self.author, why="repo delete", time_ns=now)
         self._append_log()
 
     # Refs

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pfsmount.config import StoreSettings
-from pfsmount.errors import Busy, Corrupt, NotFound
+from pfsmount.errors import Busy, Corrupt, NoSpace, NotFound
 from pfsmount.ids import ObjectId, parse_path
 from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.index import Table
@@ -19,9 +22,10 @@ from pfsmount.objects.marks import Marks
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import DecodedCache
 from pfsmount.repo.collection import Collection, GcResult, collecting, disk_usage
+from pfsmount.repo.fsck import check
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.reachable import Missing, Reachable
-from pfsmount.repo.refs import RefKind
+from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.results import find_result, save_results
 from pfsmount.repo.roots import gather_roots, live_results
 from pfsmount.repo.store import Store
@@ -228,6 +232,7 @@ def test_exactly_what_is_not_reachable_goes(small: Store, seed: int) -> None:
     assert (third.freed, third.plan.total.objects) == (0, 0)
     history.put()  # and the store is as good as before
     history.check()
+    assert check(small, data=True).clean
 
 
 def test_a_damaged_store_is_not_collected(small: Store) -> None:
@@ -299,3 +304,78 @@ def test_data_that_is_used_again_while_it_is_collected(small: Store) -> None:
 def test_only_one_collects_at_a_time(small: Store) -> None:
     with collecting(small), pytest.raises(Busy), collecting(small):
         pass
+
+
+def job(store: Store, name: str, state: str, days: int) -> ObjectId:
+    """A job's ref, with the record of one that ended so many days ago."""
+    info = store.repo("images")
+    with store.objects.batch() as batch:
+        root = edit_paths(
+            batch,
+            directory_entry(EMPTY_DIRECTORY),
+            {parse_path("log"): file_entry(ingest_bytes(batch, name.encode()), len(name))},
+        )
+        origin = {"how": "job", "state": state, "ended_ns": time.time_ns() - days * 86_400 * 10**9}
+        made = store.make_commit(batch, tree=root, parents=[], message=name, author=None, origin=origin)
+        store.publish(batch, [(RefMove(info, RefKind.JOB, name, made.id), made)], why="job")
+    return made.id
+
+
+def test_old_failed_jobs_go_and_others_stay(small: Store) -> None:
+    kept = {job(small, f"job-{state}", state, days) for state, days in (("success", 900), ("conflict", 900))}
+    kept |= {job(small, "job-young", "failed", 1)}
+    gone = {job(small, f"job-{state}-old", state, 900) for state in ("failed", "killed", "running")}
+    with small.objects.index.write() as txn:  # their moves are as old
+        for key, raw in txn.scan(Table.REFLOG):
+            if b"-old" in raw:
+                line = json.loads(raw)
+                txn.put(Table.REFLOG, key, json.dumps({**line, "t": 0}).encode())
+    result = collect(small, 90 * 86_400)
+    assert set(result.plan.jobs) == {"job-failed-old", "job-killed-old", "job-running-old"}
+    assert {ref.commit for ref in small.refs("images", RefKind.JOB)} == kept
+    assert not any(small.has_commit(id) for id in gone)
+    assert all(small.has_commit(id) for id in kept)
+    assert check(small, data=True).clean
+
+
+def test_a_deleted_repo_is_kept_as_long_as_a_deleted_branch(small: Store) -> None:
+    made = commit(small, "master", {"a": b"a" * 70_000})
+    with small.objects.index.write() as txn:  # long ago
+        for key, raw in list(txn.scan(Table.REFLOG)):
+            txn.put(Table.REFLOG, key, json.dumps({**json.loads(raw), "t": 0}).encode())
+    small.delete_repo("images")
+    assert collect(small, 86_400).plan.total.objects == 0
+    assert small.has_commit(made)
+    assert collect(small).freed > 65_536
+    assert not small.has_commit(made)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NO TEST OF A FULL DISK: only root may make a small one")
+def test_gc_runs_on_a_full_disk(tmp_path: Path) -> None:
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+    try:
+        Store.create(disk / "store")
+        with Store.open(disk / "store", author="tester@here") as store:
+            store.create_repo("images")
+            files: dict[str, bytes | None] = {f"{i}": random.Random(i).randbytes(5000) for i in range(400)}
+            gone = commit(store, "master", files)
+            store.set_ref("images", RefKind.BRANCH, "master", None, expected=gone, why="reset")
+            kept = commit(store, "master", {"kept": b"k" * 9000})
+            with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+                for size in (1 << 16, 512):
+                    with suppress(OSError):
+                        while filler.write(bytes(size)):
+                            pass
+            with pytest.raises(NoSpace):
+                commit(store, "master", {"more": random.Random(1).randbytes(3 << 20)})
+            assert collect(store).freed > 400 * 8000
+            assert contents(store, store.read_commit(kept).tree) == {"kept": b"k" * 9000}
+            commit(store, "master", {"after": random.Random(1).randbytes(1 << 20)})
+            assert check(store, data=True).clean
+    finally:
+        subprocess.run(["umount", disk], check=True)
