@@ -92,7 +92,7 @@ def _rebuild(path: Path) -> Rebuilt:
 
 def _repair(path: Path, report: Report, other: Path | None, *, forget: bool) -> tuple[Repaired, Report]:
     """Mend, and check the structure again; what the first check found in the data and is not mended stays in the report."""
-    from pfsmount.objects.object_check import ProgressBar
+    from pfsmount.objects.object_look import ProgressBar
     from pfsmount.repo.collection import collecting
     from pfsmount.repo.fsck import check, left_of
     from pfsmount.repo.fsck_repair import Repair

@@ -16,7 +16,7 @@ from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.layout import StoreInfo, disk_errors
-from pfsmount.objects.object_check import ProgressBar, decode_tombstone
+from pfsmount.objects.object_look import ProgressBar, decode_tombstone
 from pfsmount.objects.segment import (
     BLOCK,
     RECORD_BYTES,

@@ -1,7 +1,7 @@
 """Checks what a store is made of: segments, the index's rows about them, and every object's bytes.
 
 Nothing is locked and nothing changed; others read and write meanwhile. What a writer is just doing is no damage, by two rules: a segment is
-read up to the end that was published when the check began, and **a suspicion is only reported when a fresh look confirms it** (`_confirm`).
+read up to the end that was published when the check began, and **a suspicion is only reported when a fresh look confirms it** (`objects.row_check`).
 
 Segments are read in order, first meta, then tiny, then data; each record or table of contents is looked up in the index, some thousands at a
 time. A bit for each place that the index and the segment agree on is kept (4 KiB of data or 48 bytes of metadata), then the index is read in order, and
@@ -13,18 +13,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import NamedTuple
 
-from pfsmount.errors import Corrupt, NotFound, PfsError
+from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import HashKind, hash_bytes
-from pfsmount.objects.index import Table, Transaction
-from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
+from pfsmount.objects.index import Table
+from pfsmount.objects.invariants import Damage, Findings, Invariant, Severity
+from pfsmount.objects.object_look import ProgressBar, Reference, Segment, Visitor, decode_tombstone
+from pfsmount.objects.row_check import RowCheck
 from pfsmount.objects.segment import (
-    BLOCK,
-    FSCK_HINT,
     NO_SEGMENT,
     RECORD_BYTES,
     Location,
@@ -45,97 +42,27 @@ from pfsmount.objects.segment_scan import (
     read_range,
     scan_segment,
 )
-from pfsmount.objects.store import ObjectStore, merge_contents, read_object
+from pfsmount.objects.store import ObjectStore, merge_contents
 
 _AT_ONCE = 4096
-_ROWS_AT_ONCE = 20_000
 _UNINDEXED_MAX = 200_000
 _MISFITS_MAX = 10_000
 _HEADER_BYTES = 64
 _NO_FILE = bytes(ID_BYTES)
 
 
-class Reference(NamedTuple):
-    """What an object says of another."""
-
-    id: ObjectId
-    kinds: frozenset[RecordKind]
-    size: int | None = None
-    """Bytes of a file or piece; None for others."""
-
-
-class Visitor:
-    """Looks into objects for the layers above. Called with each intact object that the index names, in the order of segments."""
-
-    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> Sequence[Reference]:
-        """Check an object by itself; what it refers to."""
-        raise NotImplementedError
-
-
-class ProgressBar:
-    """Counts bytes of work towards a total."""
-
-    def __init__(self, show: Callable[[str, int, int], None] | None = None) -> None:
-        self._show = show
-        self.what, self.done, self.total = "", 0, 0
-
-    def add(self, count: int) -> None:
-        """So many bytes more are done."""
-        self.done += count
-        if self._show is not None:
-            self._show(self.what, self.done, self.total)
-
-
-@dataclass(slots=True)
-class Segment:
-    """A segment as the index knew it when the check began."""
-
-    number: int
-    row: SegmentRow
-    size: int = 0
-    """Bytes that the file has, or the published end where that is less."""
-    tables: list[tuple[int, int, int]] = field(default_factory=list)
-    """Tables of contents of a data segment that meta segments have: start, meta segment, payload offset."""
-    holes: list[tuple[int, int]] = field(default_factory=list)
-    """Offset and length of ranges that gc freed."""
-    agreed: bytearray = field(default_factory=bytearray)
-    """A bit for each place that the index and the segment agree on."""
-    matches: int = 0
-    """Rows of the index that a look at the segment found right."""
-
-    @property
-    def unit(self) -> int:
-        return BLOCK if self.row.kind is SegmentKind.DATA else RECORD_BYTES
-
-    def agree(self, offset: int) -> None:
-        """Note a place."""
-        slot = offset // self.unit
-        self.agreed[slot >> 3] |= 1 << (slot & 7)
-
-    def agrees(self, offset: int) -> bool:
-        """Whether a place was noted."""
-        slot = offset // self.unit
-        return slot >> 3 < len(self.agreed) and bool(self.agreed[slot >> 3] & 1 << (slot & 7))
-
-
-class ObjectCheck:
+class ObjectCheck(RowCheck):
     """One check of one store's objects."""
 
     def __init__(
         self, objects: ObjectStore, findings: Findings, damage: Damage, visitor: Visitor, progress: ProgressBar
     ) -> None:
-        self._objects = objects
-        self.findings, self.damage = findings, damage
+        super().__init__(objects, findings, damage)
         self._visitor = visitor
         self._progress = progress
-        self.segments: dict[int, Segment] = {}
         self.counts: Counter[RecordKind] = Counter()
         """Objects that are in the index, by kind."""
         self.bytes_checked = 0
-        self.unindexed: dict[ObjectId, Location] = {}
-        """Intact objects that the index does not name: left by a crash, or lost by the index."""
-        self._missing: dict[ObjectId, ObjectId] = {}
-        self._misfits: list[tuple[ObjectId, Reference]] = []
         self.large_files: list[tuple[ObjectId, Location]] = []
 
     def run(self, *, data: bool) -> None:
@@ -220,10 +147,6 @@ class ObjectCheck:
         segment.agreed = bytearray(segment.size // segment.unit // 8 + 1)
         self.segments[segment.number] = segment
 
-    def _fresh_row(self, number: int) -> SegmentRow | None:
-        raw = self._objects.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
-        return None if raw is None else SegmentRow.decode(raw)
-
     def _fresh_row_is_other(self, segment: Segment) -> bool:
         """Whether somebody dropped the segment (gc) since the check began."""
         return self._fresh_row(segment.number) is None
@@ -245,21 +168,6 @@ class ObjectCheck:
                 severity = None if taken else Severity.HARMLESS
                 text = f"the segment file '{name}' is not in the index: {why}"
                 self._found(Invariant.SEGMENT_KNOWN, text, segment=number, severity=severity)
-
-    def _found(
-        self,
-        invariant: Invariant,
-        message: str,
-        *,
-        id: ObjectId | None = None,
-        place: Location | None = None,
-        segment: int | None = None,
-        offset: int | None = None,
-        severity: Severity | None = None,
-    ) -> None:
-        self.findings.add(
-            Finding.of(invariant, message, object=id, place=place, segment=segment, offset=offset, severity=severity)
-        )
 
     def _open(self, segment: Segment) -> int:
         try:
@@ -377,23 +285,6 @@ class ObjectCheck:
             if self._misfit(reference, raw) and len(self._misfits) < _MISFITS_MAX:
                 self._misfits.append((source, reference))
 
-    def _misfit(self, reference: Reference, raw: bytes) -> str:
-        place = decode_location(raw)
-        if place is None:
-            return ""  # the row itself is found damaged when the index is read
-        if place.kind not in reference.kinds:
-            return f"is a {place.kind.name.lower()}"
-        if reference.size is None:
-            return ""
-        size = place.length
-        if place.kind is RecordKind.MANIFEST:
-            try:
-                payload = read_object(self._objects, reference.id, place)
-            except PfsError:
-                return ""  # damaged, which is found elsewhere
-            size = int.from_bytes(payload[8:16], "little")
-        return "" if size == reference.size else f"has {size} bytes and not {reference.size}"
-
     # Pieces
 
     def _pieces(self, segment: Segment, *, data: bool) -> None:
@@ -480,170 +371,6 @@ class ObjectCheck:
             text = f"the footer of segment {segment.number:08x} is damaged; the tables of contents elsewhere are not"
             self._found(Invariant.FOOTER, text, segment=segment.number)
 
-    def _damaged(self, id: ObjectId, place: Location) -> None:
-        """An object whose bytes are wrong, unless it was moved or dropped meanwhile."""
-        if self._objects.index.get(Table.OBJECTS, id) == place.encode():
-            self.damage.objects[id] = Invariant.OBJECT_HASH
-            kind = "data" if place.kind is RecordKind.PIECE else place.kind.name.lower()
-            text = f"{kind} {id.hex()} is damaged: segment {place.segment:08x}, byte {place.offset}, {place.length:,} bytes"
-            self._found(Invariant.OBJECT_HASH, text, id=id, place=place)
-
-    # The index
-
-    def _rows(self) -> None:
-        """Every row about an object: each that no look at a segment found right is looked at by itself."""
-        counts: Counter[int] = Counter()
-        for rows in chunks(self._objects, Table.OBJECTS):
-            suspects = []
-            before = b""
-            for key, raw in rows:
-                if key <= before and before:
-                    self._found(Invariant.INDEX_READABLE, f"keys of the index are out of order at {key.hex()}")
-                before = key
-                number, offset = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:10], "little")
-                segment = self.segments.get(number)
-                if len(raw) == 16 and segment is not None and segment.agrees(offset):
-                    counts[number] += 1
-                else:
-                    suspects.append((key, raw))
-            for key, raw in suspects:
-                self._confirm(key, raw)
-        doubtful = {number for number, count in counts.items() if count != self.segments[number].matches}
-        if doubtful:
-            self._rows_of(doubtful)
-
-    def _rows_of(self, numbers: set[int]) -> None:
-        """Rows of segments of which more rows speak than were found right: one of them has a wrong id."""
-        for rows in chunks(self._objects, Table.OBJECTS):
-            for key, raw in rows:
-                if int.from_bytes(raw[:4], "little") in numbers:
-                    self._confirm(key, raw)
-
-    def _confirm(self, key: bytes, raw: bytes) -> None:
-        """Look at the object of a row, as the index has it now."""
-        id = ObjectId(key)
-        fresh = self._objects.index.get(Table.OBJECTS, key)
-        if fresh is None or id in self.damage.objects:
-            return
-        if len(key) != ID_BYTES:
-            self._found(Invariant.OBJECT_LOCATION, f"the index has a key of {len(key)} bytes for an object")
-            return
-        place = decode_location(fresh)
-        if place is None:
-            self._wrong_row(id, None, "its row is damaged")
-            return
-        segment = self.segments.get(place.segment)
-        row = self._fresh_row(place.segment) if segment is None else segment.row
-        if row is None:
-            self._wrong_row(id, place, f"its segment {place.segment:08x} is unknown")
-            return
-        if segment is None or place.offset >= segment.row.end:
-            current = self._fresh_row(place.segment)
-            if current is not None and place.offset + place.length <= current.end:
-                return  # newer than this check
-            self._wrong_row(id, place, f"it points behind the end of segment {place.segment:08x}")
-            return
-        if self.damage.reason(id, place) is not None:
-            self.damage.objects[id] = Invariant.SEGMENT_LENGTH
-            return
-        self._look_at(id, place, segment)
-
-    def _look_at(self, id: ObjectId, place: Location, segment: Segment) -> None:
-        try:
-            read_object(self._objects, id, place)
-        except (Corrupt, NotFound, OSError):
-            if any(found == place for found in self.unindexed.values()):
-                self._wrong_row(id, place, "another object is there")
-            else:
-                self._damaged(id, place)
-            return
-        if segment.agrees(place.offset):
-            return
-        if segment.row.kind is SegmentKind.DATA:
-            text = f"data {id.hex()} is readable, but no table of contents names it: a rebuilt index would not find it"
-            self._found(Invariant.CONTENTS, text, id=id, place=place)
-        else:
-            text = f"object {id.hex()} is readable, but the header of its record is damaged: a rebuilt index would not find it"
-            self._found(Invariant.RECORD_CHECK, text, id=id, place=place)
-
-    def _wrong_row(self, id: ObjectId, place: Location | None, why: str) -> None:
-        if not self._knows(id):
-            return
-        self.damage.objects[id] = Invariant.OBJECT_LOCATION
-        self._found(Invariant.OBJECT_LOCATION, f"the index is wrong about object {id.hex()}: {why}", id=id, place=place)
-
-    def _knows(self, id: ObjectId) -> bool:
-        return self._objects.index.get(Table.OBJECTS, id) is not None
-
-    def _is_at(self, id: ObjectId, place: Location) -> bool:
-        """Whether an object really is where a record or table of contents says."""
-        try:
-            read_object(self._objects, id, place)
-        except (PfsError, OSError):
-            return False
-        return True
-
-    def _report_missing(self) -> None:
-        """What was referred to and not in the index; it may have been collected together with what referred to it."""
-        for id, source in self._missing.items():
-            if self._knows(id) or not self._knows(source):
-                continue
-            self.damage.objects[id] = Invariant.OBJECT_PRESENT
-            place = self.unindexed.get(id)
-            if place is not None and self._is_at(id, place):
-                self.damage.objects[id] = Invariant.OBJECT_INDEXED
-                text = f"object {id.hex()} is in segment {place.segment:08x}, but the index does not name it"
-                self._found(Invariant.OBJECT_INDEXED, text, id=id, place=place)
-            else:
-                text = f"object {id.hex()} is missing, which {source.hex()[:16]} refers to"
-                self._found(Invariant.OBJECT_PRESENT, text, id=id)
-
-    def _report_misfits(self) -> None:
-        """Objects of another kind or size than is said of them, where that is not because their row is wrong."""
-        for source, reference in self._misfits:
-            raw = self._objects.index.get(Table.OBJECTS, reference.id)
-            problem = "" if raw is None or reference.id in self.damage.objects else self._misfit(reference, raw)
-            if problem:
-                self.damage.objects[reference.id] = Invariant.REFERENCE_FITS
-                text = f"{source.hex()[:16]} refers to {reference.id.hex()}, which {problem}"
-                self._found(Invariant.REFERENCE_FITS, text, id=reference.id)
-
-
-def decode_location(raw: bytes) -> Location | None:
-    """The location in a row; None for a damaged row."""
-    try:
-        return Location.decode(raw)
-    except Corrupt:
-        return None
-
-
-def decode_tombstone(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
-    """Segment, and offset and length of each range that was freed."""
-    ranges = [
-        (int.from_bytes(payload[at : at + 8], "little"), int.from_bytes(payload[at + 8 : at + 16], "little"))
-        for at in range(8, len(payload) - 15, 16)
-    ]
-    return int.from_bytes(payload[:4], "little"), ranges
-
 
 def _in_ranges(ranges: Sequence[tuple[int, int]], place: Location) -> bool:
     return any(offset <= place.offset < offset + length for offset, length in ranges)
-
-
-def chunks(objects: ObjectStore, table: Table) -> Iterator[list[tuple[bytes, bytes]]]:
-    """All rows of a table in order, some at a time: no transaction stays open meanwhile."""
-    start = b""
-    while True:
-        with objects.index.read() as txn:
-            rows = list(islice(_scan(txn, table, start), _ROWS_AT_ONCE))
-        if rows:
-            yield rows
-        if len(rows) < _ROWS_AT_ONCE:
-            return
-        if rows[-1][0] < start:
-            raise Corrupt(f"keys of the table '{table.value.decode()}' are out of order", hint=FSCK_HINT)
-        start = rows[-1][0] + b"\0"
-
-
-def _scan(txn: Transaction, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return txn.scan(table, start=start)

@@ -19,7 +19,8 @@ from pfsmount.objects.hashing import file_hasher
 from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
 from pfsmount.objects.layout import read_store_info
-from pfsmount.objects.object_check import ObjectCheck, ProgressBar, Reference, Visitor
+from pfsmount.objects.object_check import ObjectCheck
+from pfsmount.objects.object_look import ProgressBar, Reference, Visitor
 from pfsmount.objects.segment import TINY_MAX, Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root

@@ -17,7 +17,7 @@ from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Damage, Invariant
 from pfsmount.objects.marks import Marks
-from pfsmount.objects.object_check import decode_location
+from pfsmount.objects.object_look import decode_location
 from pfsmount.objects.segment import Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root

@@ -15,7 +15,7 @@ from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import ObjectId, display
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
-from pfsmount.objects.object_check import chunks, decode_location
+from pfsmount.objects.object_look import chunks, decode_location
 from pfsmount.objects.segment import RecordKind
 from pfsmount.repo.journal import journal_roots
 from pfsmount.repo.pending_merge import read_pending

@@ -21,7 +21,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.object_check import ProgressBar, chunks
+from pfsmount.objects.object_look import ProgressBar, chunks
 from pfsmount.objects.segment import (
     BLOCK,
     NO_SEGMENT,

@@ -28,7 +28,7 @@ from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.index_rebuild import ObjectRebuild
 from pfsmount.objects.invariants import Damage
 from pfsmount.objects.layout import disk_errors, fsync_directory, read_store_info
-from pfsmount.objects.object_check import ProgressBar
+from pfsmount.objects.object_look import ProgressBar
 from pfsmount.objects.segment import SegmentRow
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, dump_json, parse_root

@@ -13,7 +13,7 @@ from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import NAME_MAX, ObjectId
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant
-from pfsmount.objects.object_check import Reference
+from pfsmount.objects.object_look import Reference
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_node, leaf_ends, rank

@@ -13,7 +13,7 @@ import pytest
 
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Severity
-from pfsmount.objects.object_check import ProgressBar
+from pfsmount.objects.object_look import ProgressBar
 from pfsmount.objects.segment import RecordKind, SegmentRow
 from pfsmount.repo.fsck import Report, check, check_store, left_of
 from pfsmount.repo.fsck_repair import Repair, Repaired
