@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 _FINDINGS_SHOWN = 10
 _PATHS_SHOWN = 20
+_REFS_SHOWN = 8
 _KINDS = {
-    "PIECE": "data",
-    "NODE": "tree nodes",
-    "MANIFEST": "manifests",
-    "COMMIT": "commits",
-    "XATTRS": "xattrs",
-    "TOMBSTONE": "tombstones",
+    "PIECE": "piece",
+    "NODE": "tree node",
+    "MANIFEST": "manifest",
+    "COMMIT": "commit",
+    "XATTRS": "attribute set",
+    "TOMBSTONE": "tombstone",
 }
 
 
@@ -152,7 +153,7 @@ def _summary(report: Report) -> Iterator[str]:
     if report.index_lost:
         yield "the index cannot be used; the rest was not checked"
         return
-    kinds = [f"{count:,} {_KINDS[kind.name]}" for kind, count in sorted(report.objects.items())]
+    kinds = [output.plural(count, _KINDS[kind.name]) for kind, count in sorted(report.objects.items())]
     seen = f"{', '.join(kinds) or 'no objects'}; {output.human_size(report.bytes_checked)} read"
     if report.clean:
         what = "everything is right" if report.data else "the structure is right ('--data' would read all data too)"
@@ -176,18 +177,25 @@ def _repo_lines(repo: RepoImpact) -> Iterator[str]:
     if repo.unreadable:
         parts.append(f"{len(repo.unreadable):,} lost altogether")
     yield f"  {repo.name}: {', '.join(parts)}"
-    for ref in repo.refs:
-        if ref.kind.name != "JOB" or ref.lost:
-            state = "lost" if ref.lost < 0 else output.plural(ref.lost, "path") + " lost" if ref.lost else "intact"
-            at = "" if ref.commit is None else f" ({ref.commit.hex()[:12]})"
-            yield f"    {repo.name}@{display(ref.name)}{at}: {state}"
+    affected = [ref for ref in repo.refs if ref.lost]
+    for ref in affected[:_PATHS_SHOWN]:
+        state = "the commit is lost" if ref.lost < 0 else f"{output.plural(ref.lost, 'path')} lost"
+        at = "" if ref.commit is None else f" ({ref.commit.hex()[:12]})"
+        yield f"    {repo.name}@{display(ref.name)}{at}: {state}"
+    if len(affected) > _PATHS_SHOWN:
+        yield f"    … and {len(affected) - _PATHS_SHOWN:,} more branches, tags and jobs"
+    whole = [display(ref.name) for ref in repo.refs if not ref.lost and ref.kind.name != "JOB"]
+    if whole:
+        more = f" and {len(whole) - _REFS_SHOWN:,} more" if len(whole) > _REFS_SHOWN else ""
+        yield f"    intact: {', '.join(whole[:_REFS_SHOWN])}{more}"
     for id in repo.unreadable[:_PATHS_SHOWN]:
         yield f"    {repo.name}@{id.hex()[:12]}: the commit itself is lost"
     if len(repo.unreadable) > _PATHS_SHOWN:
         yield f"    … and {len(repo.unreadable) - _PATHS_SHOWN:,} more commits"
     for lost in repo.paths[:_PATHS_SHOWN]:
         note = f", {lost.note}" if lost.note else ""
-        versions = f"in {output.plural(len(lost.commits), 'commit')}, e.g. {repo.name}@{lost.commits[0].hex()[:12]}"
+        one = f"{repo.name}@{lost.commits[0].hex()[:12]}"
+        versions = f"in {one}" if len(lost.commits) == 1 else f"in {len(lost.commits):,} commits, one is {one}"
         yield f"    {_path_text(lost.path)}{note}: {lost.reason.label}, {versions}"
     if len(repo.paths) > _PATHS_SHOWN:
         yield f"    … and {len(repo.paths) - _PATHS_SHOWN:,} more paths (--json has all)"
