@@ -61,7 +61,7 @@ def test_fsck_says_what_is_lost(scene: Scene) -> None:
     assert {ref["name"]: ref["lost_paths"] for ref in repo["refs"]} == {"master": 0}
     text = scene.run("pfs", "fsck", "--data", code=1).stdout
     assert "/a/cat.jpg" in text
-    assert "images@master" in text
+    assert "intact: master" in text
     assert "--repair-from" in text
     assert "pfs fsck" in scene.pfs("cat", f"images@{first}:/a/cat.jpg", code=1)
     assert scene.cat(f"images@{first}:/a/dog.jpg") == DOG.decode()
