@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pfsmount.errors import Busy, NotPermitted
+from pfsmount.objects.reserve import reserve_lent
 from pfsmount.repo.refs import RefInfo
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import worktree_paths
@@ -23,7 +24,8 @@ def delete_repo(store: Store, name: str, *, force: bool) -> None:
     repo = store.repo(name)
     top = store.path / "worktrees" / f"{repo.id:016x}"
     with worktrees_locked(sorted(top.iterdir()) if top.is_dir() else [], f"{name} was not deleted", force=force):
-        store.delete_repo(name)
+        with reserve_lent(store.path):
+            store.delete_repo(name)
         shutil.rmtree(top, ignore_errors=True)
 
 
@@ -35,7 +37,8 @@ def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) ->
     info = store.repo(repo)
     paths = worktree_paths(store.path, info, name)
     with worktrees_locked(paths, f"{repo}@{name} was not deleted", force=force):
-        ref = store.delete_branch(repo, name)
+        with reserve_lent(store.path):
+            ref = store.delete_branch(repo, name)
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
     return ref
