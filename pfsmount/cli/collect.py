@@ -45,12 +45,10 @@ def gc(
     were at: until then 'pfs reset' brings back what was reset or deleted. Others may read, write and mount meanwhile, and it may
     be killed at any time: the next one goes on.
     """
-    from pfsmount.objects.reserve import reserve_lent
     from pfsmount.repo.collection import Collection, collecting
 
     keep_s = _seconds(keep)
-    path = output.store_path()
-    with reserve_lent(path), output.open_store() as store, collecting(store), output.Progress("collecting") as bar:
+    with output.open_store() as store, collecting(store), output.Progress("collecting") as bar:
         collection = Collection(store, keep_s, lambda what, count: bar.update(note=_note(what, count)))
         plan = collection.plan()
         result = None if dry_run else collection.carry_out()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -74,20 +73,3 @@ def test_a_full_disk(scene: Scene) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pfs: no space left" in done.stderr
     assert "freed 10.0 MiB" in done.stdout
-
-
-def test_a_newer_store_is_refused(scene: Scene) -> None:
-    """S232 A store of a newer format is refused by name, one of an older format opens
-
-    Nothing in it is touched; the message says which format it has and which this pfs knows. Every format that was ever released stays readable.
-    """
-    file = scene.store / "store.json"
-    data = json.loads(file.read_text())
-    file.write_text(json.dumps({**data, "format": 2}))
-    complaint = scene.pfs("repo", "list", code=1)
-    assert "has format 2" in complaint
-    assert "use a newer pfs" in complaint
-    file.write_text(json.dumps({**data, "features": ["teleport"]}))
-    assert "teleport" in scene.pfs("put", file, "images@master:/x", code=1)
-    file.write_text(json.dumps(data))
-    scene.pfs("repo", "list")
