@@ -21,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -94,11 +95,13 @@ class CommitHold:
         self._hold: Hold | None = None
         self._counts: dict[ObjectId, int] = {}
         self._stale = 0
+        self._removed: deque[ObjectId] = deque()
         self._lock = Lock()
 
     def add(self, id: ObjectId, is_there: Callable[[ObjectId], bool]) -> bool:
         """Hold a commit, once more; False when it has gone. May wait for a gc that drops commits just now."""
         with self._lock:
+            self._let_go()
             if id not in self._counts:
                 try:
                     with commits_stay(self._store):
@@ -117,22 +120,31 @@ class CommitHold:
         return id in self._counts
 
     def remove(self, id: ObjectId) -> None:
-        """Undo one `add`. The file is written anew from time to time."""
-        with self._lock:
+        """Undo one `add`. Waits for nothing: where it would have to, the commit stays held until the next call."""
+        self._removed.append(id)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+
+    def _let_go(self) -> None:
+        """Carry out what `remove` was asked for; the file is written anew from time to time. Under the lock."""
+        while self._removed:
+            id = self._removed.popleft()
             self._counts[id] = self._counts.get(id, 0) - 1
-            if self._counts[id] > 0:
-                return
-            del self._counts[id]
-            self._stale += 1
-            if self._hold is not None and self._stale > len(self._counts):
-                self._stale = 0
-                old, self._hold = self._hold, None
-                with suppress(NoSpace, PermissionDenied), commits_stay(self._store):
-                    if self._counts:
-                        self._hold = Hold(self._store)
-                        for held in self._counts:
-                            self._hold.add_commit(held)
-                    old.close()
+            if self._counts[id] <= 0:
+                del self._counts[id]
+                self._stale += 1
+        if self._hold is None or self._stale <= len(self._counts):
+            return
+        with suppress(NoSpace, PermissionDenied, BlockingIOError), commits_stay(self._store, wait=False):
+            fresh = Hold(self._store) if self._counts else None
+            for held in self._counts:
+                assert fresh is not None
+                fresh.add_commit(held)
+            self._hold.close()
+            self._hold, self._stale = fresh, 0
 
     def close(self) -> None:
         """Hold nothing any more. Any number of times."""
@@ -150,13 +162,13 @@ def _directory(store: Path) -> Path:
 
 
 @contextmanager
-def commits_stay(store: Path, *, exclusive: bool = False) -> Iterator[None]:
-    """While this is held no commit is dropped; `exclusive`: for gc, which drops them."""
+def commits_stay(store: Path, *, exclusive: bool = False, wait: bool = True) -> Iterator[None]:
+    """While this is held no commit is dropped; `exclusive`: for gc, which drops them. Raises BlockingIOError without `wait`."""
     path = _directory(store) / _LOCK
     with disk_errors("registering what is in use"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(fd)

@@ -16,7 +16,7 @@ import pytest
 from pfsmount.config import StoreSettings
 from pfsmount.errors import Busy, Corrupt, NoSpace, NotFound
 from pfsmount.ids import ObjectId, parse_path
-from pfsmount.objects.holds import CommitHold
+from pfsmount.objects.holds import CommitHold, commits_stay, read_holds
 from pfsmount.objects.index import Table
 from pfsmount.objects.marks import Marks
 from pfsmount.objects.segment import Location, RecordKind
@@ -379,3 +379,22 @@ def test_gc_runs_on_a_full_disk(tmp_path: Path) -> None:
             assert check(store, data=True).clean
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_commit_is_held_as_often_as_it_was_asked_for(small: Store) -> None:
+    made = [commit(small, "master", {"a": bytes([n]) * 2000}) for n in range(5)]
+    held = CommitHold(small.path)
+    for id in (*made, made[0]):
+        assert held.add(id, small.has_commit)
+    for id in made:
+        held.remove(id)
+    now = read_holds(small.path).commits
+    assert made[0] in now
+    assert len(now) <= 2  # the file is not written anew each time
+    with commits_stay(small.path, exclusive=True):  # gc drops commits just now: nothing waits for it
+        held.remove(made[0])
+    assert made[0] in read_holds(small.path).commits
+    assert held.add(made[1], small.has_commit)
+    assert read_holds(small.path).commits == {made[1]}
+    held.close()
+    assert read_holds(small.path).commits == set()
