@@ -41,11 +41,11 @@ def test_a_stopped_writer_is_named(scene: Scene) -> None:
     for end in (signal.SIGCONT, signal.SIGKILL):
         with _stopped_in_a_change(scene) as holder:
             waiting = scene.start("pfs", "repo", "create", f"waits-{end.name.lower()}")
+            assert waiting.stderr is not None
             try:
-                assert waiting.stderr is not None
-                said = waiting.stderr.readline()
-                assert f"process {holder.pid} was stopped" in said
-                assert f"kill -CONT {holder.pid}" in waiting.stderr.readline()
+                if end is signal.SIGCONT:
+                    assert f"process {holder.pid} was stopped" in waiting.stderr.readline()
+                    assert f"kill -CONT {holder.pid}" in waiting.stderr.readline()
             finally:
                 holder.send_signal(end)
                 out, errors = waiting.communicate(timeout=60)
