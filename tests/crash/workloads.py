@@ -17,7 +17,7 @@ from typing import Any
 
 from pfsmount.fs.mountpoint import mounted_at, run_unmount
 from tests.conftest import run_command
-from tests.crash.checking import Acknowledged, View, view_at
+from tests.crash.checking import Acknowledged, Content, View, view_at
 from tests.crash.replay import MARK, Disk, Step, mark, read_log
 from tests.crash.shim import Done, Mode, Zygote
 
@@ -82,11 +82,17 @@ WORK = (
     + """
 write("new", b"n" * 5000)
 synced(new=b"n" * 5000)
+over("big", 7, b"seven")                   # not synced itself: but the next sync makes the line durable that says so
+write("other", b"other")
+big = b"b" * 120_000
+worktree.fsync(at(worktree, "other"))
+files = {"other": b"other".hex(), "big": [big.hex(), (big[:7] + b"seven" + big[12:]).hex()]}
+told({f"images@master:{path}": data for path, data in files.items()})
 write("old", b"rewritten" * 300)          # 'whole' line over the base's content
 write("unsynced", b"u" * 9000)
 synced(old=b"rewritten" * 300)
 over("big", 100_000, b"x" * 3000)          # small enough to be copied up
-synced(big=b"b" * 100_000 + b"x" * 3000 + b"b" * 17_000)
+synced(big=big[:7] + b"seven" + big[12:100_000] + b"x" * 3000 + big[103_000:])
 for i in range(20):                        # more lines than a page, none synced
     write(f"many-{i:02}-" + "y" * 60, b"")
 unlink("gone")
@@ -391,14 +397,18 @@ def record(world: World, workload: Workload) -> Recording:
     return Recording(disk, steps, [start, *acknowledgements(steps)])
 
 
+def _content(told: str | list[str] | None) -> Content:
+    return tuple(map(bytes.fromhex, told)) if isinstance(told, list) else None if told is None else bytes.fromhex(told)
+
+
 def acknowledgements(steps: list[Step]) -> Iterator[Acknowledged]:
     """What the marks of a log say."""
-    files: dict[str, bytes | None] = {}
+    files: dict[str, Content] = {}
     for step in steps:
         if step.type == MARK:
             told: Mapping[str, Any] = json.loads(step.data)
             touched = frozenset(told.get("touched", ()))
-            new = {name: None if data is None else bytes.fromhex(data) for name, data in told.get("files", {}).items()}
+            new = {name: _content(data) for name, data in told.get("files", {}).items()}
             files = {name: data for name, data in files.items() if name not in touched} | new
             view: View = told["view"]
             yield Acknowledged(view, files, touched, frozenset(told.get("gone", ())))
