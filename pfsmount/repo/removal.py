@@ -6,10 +6,11 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pfsmount.errors import Busy, NotPermitted
+from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.objects.reserve import reserve_lent
 from pfsmount.repo.refs import RefInfo
 from pfsmount.repo.store import Store
@@ -37,11 +38,33 @@ def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) ->
     info = store.repo(repo)
     paths = worktree_paths(store.path, info, name)
     with worktrees_locked(paths, f"{repo}@{name} was not deleted", force=force):
-        with reserve_lent(store.path):
+        with reserve_lent(store.path), _work_set_aside(paths):
             ref = store.delete_branch(repo, name)
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
     return ref
+
+
+@contextmanager
+def _work_set_aside(paths: list[Path]) -> Iterator[None]:
+    """Give what makes uncommitted work other names, durable, for the length of a block; back when it raises.
+
+    A crash between a branch's end and that of its directory must not leave its work to another branch of that name.
+    """
+    aside: list[tuple[Path, Path]] = []
+    try:
+        with disk_errors("setting uncommitted work aside"):
+            for path in paths:
+                for file in [*path.glob("journal.*"), *path.glob("merge")]:
+                    file.rename(path / f"deleted.{file.name}")
+                    aside.append((file, path / f"deleted.{file.name}"))
+                fsync_directory(path)
+        yield
+    except BaseException:
+        for file, other in aside:
+            with suppress(OSError):
+                other.rename(file)
+        raise
 
 
 @contextmanager

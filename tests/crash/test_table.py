@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -139,6 +140,24 @@ def _judge(store: Path, row: Row, kept: View, before: View) -> None:
     if row.done is not None:
         assert (now != before) is row.done
     check_stopped(store, kept, (now,))
+
+
+def test_a_new_branch_has_nothing_of_a_deleted_one(world: World) -> None:
+    """Killed at any step of deleting a branch with uncommitted work: a branch that is made with its name afterwards has none."""
+    dirty = ("python", DIRTY[1].replace('"master"', '"dev"'), "{log}")
+    delete = ("pfs", "branch", "-d", "-f", "images@dev")
+    for command in (*BRANCHED, dirty):
+        world.good(command)
+    kept = world.root / "kept"
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
+    steps = world.good(delete).steps
+    for at in range(1, steps + 1):
+        world.copy_from(kept)
+        assert world.run(delete, mode=Mode.KILL, at=at).code == -9
+        made = world.run(("pfs", "branch", "images@dev", "images@master"))
+        said = world.good(("pfs", "status", "images@dev")).out
+        if made.code == 0:
+            assert "nothing" in said, f"killed at step {at}: {said}"
 
 
 def test_the_document_has_these_rows() -> None:
