@@ -33,9 +33,10 @@ def _watch(index: Path) -> None:
         told = holder.pid
         command = display(holder.command)
         command = command if len(command) <= _COMMAND_MAX else command[:_COMMAND_MAX] + "…"
-        print(
-            f"waiting: process {holder.pid} was stopped while it changed the store, and keeps its writer lock: {command}\n"
+        lines = [
+            f"waiting: process {holder.pid} was stopped while it changed the store, and keeps its writer lock: {command}",
             f"  let it go on ('kill -CONT {holder.pid}'), or end it ('kill -KILL {holder.pid}': what it had acknowledged stays)",
-            file=sys.stderr,
-            flush=True,
-        )
+        ]
+        if sys.stderr.isatty():  # LMDB waits in C, where Ctrl-C is not looked at
+            lines.append("  to end this command instead: Ctrl-\\")
+        print("\n".join(lines), file=sys.stderr, flush=True)
