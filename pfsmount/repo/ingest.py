@@ -15,7 +15,8 @@ from pfsmount.errors import Conflict, InvalidInput, IsADirectory, NotADirectory,
 from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse_entry_name, path_bytes
 from pfsmount.objects.store import Batch, again_if_collected
 from pfsmount.repo.commit import Commit
-from pfsmount.repo.local_files import Exclude, IngestReport, LocalFiles, Progress
+from pfsmount.repo.local_files import IngestReport, LocalFiles, Progress
+from pfsmount.repo.local_steps import Exclude
 from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store

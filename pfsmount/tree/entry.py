@@ -198,9 +198,9 @@ def is_versioned_xattr(name: bytes) -> bool:
     return name.startswith(b"user.") and not name.startswith(b"user.pfs.")
 
 
-def sizes_of(fixed: Sequence[bytes]) -> int:
-    """The sum of the sizes in fixed parts."""
-    return sum(struct.unpack(f"<{8 * len(fixed)}Q", b"".join(fixed))[_SIZE_WORD::8])
+def sizes_of(fixed: Sequence[bytes]) -> tuple[int, ...]:
+    """The sizes in fixed parts."""
+    return struct.unpack(f"<{8 * len(fixed)}Q", b"".join(fixed))[_SIZE_WORD::8]
 
 
 def symlink_entry(target: bytes, *, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> Entry:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pfsmount.errors import PermissionDenied
-from pfsmount.repo import local_files
+from pfsmount.repo import local_steps
 from pfsmount.repo.local_files import LocalFiles
 from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.store import Store
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tree with everything between which small plain files may stand; the process is asked from the first run on."""
-    monkeypatch.setattr(local_files, "_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(local_steps, "_WORTH_A_PROCESS", 0)
     top = tmp_path / "source"
     data = random.Random(3)
     for i in range(12):

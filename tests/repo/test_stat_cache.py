@@ -13,7 +13,7 @@ import pytest
 
 from pfsmount.ids import EntryName
 from pfsmount.objects.index import Index, Table
-from pfsmount.repo import local_files, stat_cache
+from pfsmount.repo import local_files, local_steps, stat_cache
 from pfsmount.repo.ingest import put
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import find
@@ -69,7 +69,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     names: list[bytes] = []
     read = local_files._Walk._read_file
 
-    def noted(self: local_files._Walk, run: local_files._Run, name: bytes) -> None:
+    def noted(self: local_files._Walk, run: local_steps.Run, name: bytes) -> None:
         names.append(name)
         read(self, run, name)
 
