@@ -134,7 +134,7 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             if stream.at <= tarfile.BLOCKSIZE:
-                raise ArchiveError(f"{stream.name} is not a tar archive; nothing was committed") from None
+                raise stream.no_archive() from None
             raise stream.damaged(str(error)) from None
         finally:
             stream.nested -= 1
@@ -158,9 +158,18 @@ class _Stream:
             hint=None if self._compression is None else self._how_to_test(),
         )
 
+    def no_archive(self) -> ArchiveError:
+        """What to say of a file that does not begin as a tar archive does. (bzip2 checks a block after giving it out.)"""
+        if self._compression is None:
+            return ArchiveError(f"{self.name} is not a tar archive; nothing was committed")
+        return ArchiveError(
+            f"{self.name} is damaged, or its {self._compression} data is no tar archive; nothing was committed",
+            hint=self._how_to_test(),
+        )
+
     def _cut_short(self) -> ArchiveError:
         if self.at < tarfile.BLOCKSIZE:
-            return ArchiveError(f"{self.name} is not a tar archive; nothing was committed")
+            return self.no_archive()
         return ArchiveError(
             f"{self.name} is cut short: it ends at byte {self.at:,} of the archive, without an end marker; "
             "nothing was committed",

@@ -253,7 +253,7 @@ def test_compressed_data_that_is_cut_or_damaged(store: Store, compress: Callable
             put(store, data[:length])
         assert f"{program} -t" in str(cut.value.hint)
     half = len(data) // 2
-    with pytest.raises(ArchiveError, match=f"its {program} data cannot be unpacked") as damaged:
+    with pytest.raises(ArchiveError, match=f"is damaged.* its {program} data (cannot be|is no)") as damaged:
         put(store, data[:half] + bytes(100) + data[half + 100 :])
     assert f"{program} -t" in str(damaged.value.hint)
     assert store.head("images", "master") is None

@@ -35,11 +35,11 @@ def modules_loaded_by(store: Path, *args: str) -> set[str]:
 
 def test_a_command_loads_only_what_it_needs(pfs: Run) -> None:
     store: Path = pfs.store  # type: ignore[attr-defined]
-    assert modules_loaded_by(store, "ls") == {"app", "commands", "files", "interruption", "output", "repos"}
+    assert modules_loaded_by(store, "ls") == {"app", "commands", "files", "interruption", "output", "repos", "waiting"}
     (store.parent / "file").write_text("x")
     assert pfs("repo", "create", "images").returncode == 0
     put = modules_loaded_by(store, "put", str(store.parent / "file"), "images@master:/file")
-    assert put == {"app", "commands", "files", "interruption", "output", "repos", "transfer"}
+    assert put == {"app", "commands", "files", "interruption", "output", "repos", "transfer", "waiting"}
 
 
 @pytest.mark.parametrize("module", ["pfsmount.cli.app", "runner.cli"])
