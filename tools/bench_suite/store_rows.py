@@ -146,8 +146,12 @@ class PuttingAgain:
     def remembered(self) -> int:
         """How many local files the store knows by their times and sizes."""
         infos = [path.lstat() for path in self._source.rglob("*") if path.is_file()]
-        with Store.open(self._store) as store, StatCache(store.objects) as cache:
-            return sum(id is not None for id in cache.find(infos))
+        directory = os.open(self._source, os.O_RDONLY)
+        try:
+            with Store.open(self._store) as store, StatCache(store.objects) as cache:
+                return sum(id is not None for id in cache.find(infos)) if cache.serves(directory) else 0
+        finally:
+            os.close(directory)
 
     def prepare(self) -> None:
         with Store.open(self._store, author="bench@here") as store:
