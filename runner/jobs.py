@@ -30,6 +30,7 @@ from pfsmount.ids import ObjectId, display
 from pfsmount.objects.layout import disk_errors
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
+from pfsmount.repo.roots import is_locked
 from pfsmount.repo.store import Store
 from runner.record import Record
 from runner.scratch import remove_tree
@@ -124,16 +125,7 @@ class JobStore:
 
     def is_running(self, job: str) -> bool:
         """True while the runner of a job lives."""
-        fd = _open_lock(self._root / job)
-        if fd is None:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_locked(self._root / job / "lock")
 
     def progress(self, job: str) -> dict[str, Any] | None:
         """How far a running job is; None when it does not run."""

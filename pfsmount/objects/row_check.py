@@ -10,7 +10,7 @@ from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.object_look import ObjectLook, Reference, Segment, chunks, decode_location
 from pfsmount.objects.segment import Location, RecordKind, SegmentKind
-from pfsmount.objects.store import read_object
+from pfsmount.objects.store import ObjectStore, read_object
 
 
 class RowCheck(ObjectLook):
@@ -101,14 +101,6 @@ class RowCheck(ObjectLook):
     def _knows(self, id: ObjectId) -> bool:
         return self._objects.index.get(Table.OBJECTS, id) is not None
 
-    def _is_at(self, id: ObjectId, place: Location) -> bool:
-        """Whether an object really is where a record or table of contents says."""
-        try:
-            read_object(self._objects, id, place)
-        except (PfsError, OSError):
-            return False
-        return True
-
     def _report_missing(self) -> None:
         """What was referred to and not in the index; it may have been collected together with what referred to it."""
         for id, source in self._missing.items():
@@ -116,7 +108,7 @@ class RowCheck(ObjectLook):
                 continue
             self.damage.objects[id] = Invariant.OBJECT_PRESENT
             place = self.unindexed.get(id)
-            if place is not None and self._is_at(id, place):
+            if place is not None and is_at(self._objects, id, place):
                 self.damage.objects[id] = Invariant.OBJECT_INDEXED
                 text = f"object {id.hex()} is in segment {place.segment:08x}, but the index does not name it"
                 self._found(Invariant.OBJECT_INDEXED, text, id=id, place=place)
@@ -150,3 +142,12 @@ class RowCheck(ObjectLook):
                 return ""  # damaged, which is found elsewhere
             size = int.from_bytes(payload[8:16], "little")
         return "" if size == reference.size else f"has {size} bytes and not {reference.size}"
+
+
+def is_at(objects: ObjectStore, id: ObjectId, place: Location) -> bool:
+    """Whether an object really is where a record or table of contents says."""
+    try:
+        read_object(objects, id, place)
+    except (PfsError, OSError):
+        return False
+    return True

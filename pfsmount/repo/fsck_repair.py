@@ -22,6 +22,7 @@ from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.object_look import ProgressBar, chunks
+from pfsmount.objects.row_check import is_at
 from pfsmount.objects.segment import (
     BLOCK,
     NO_SEGMENT,
@@ -148,19 +149,12 @@ class Repair:
 
     def _find_unindexed(self) -> None:
         rows = [(id, place) for id in self._todo if (place := self._report.unindexed.get(id)) is not None]
-        rows = [(id, place) for id, place in rows if self._is_at(id, place)]
+        rows = [(id, place) for id, place in rows if is_at(self._objects, id, place)]
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             with self._objects.index.write() as txn:
                 for id, place in rows[start : start + _ROWS_AT_ONCE]:
                     txn.put(Table.OBJECTS, id, place.encode())
         self.result.healed += len(rows)
-
-    def _is_at(self, id: ObjectId, place: Location) -> bool:
-        try:
-            read_object(self._objects, id, place)
-        except (PfsError, OSError):
-            return False
-        return True
 
     def _copy(self, source: ObjectStore, ids: Iterable[ObjectId]) -> list[ObjectId]:
         """Store objects anew as another store has them; those that it had."""
