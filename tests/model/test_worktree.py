@@ -269,7 +269,8 @@ class WorktreeMachine(RuleBasedStateMachine):
             assert result.commit.message == "a commit"
             self.unlink_names(self.model)
         self.compare_commit()
-        self.committed = without_special(self.model)
+        if result.commit is not None or self.dirty_paths:  # a time alone is no change: it stays uncommitted
+            self.committed = without_special(self.model)
         self.dirty_paths = False
 
     @rule(path=paths)
