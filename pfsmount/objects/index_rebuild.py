@@ -33,6 +33,7 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.segment_scan import advise_sequential, is_object, object_id_at, read_range, scan_segment
+from pfsmount.objects.store import open_key
 
 _ROWS_AT_ONCE = 20_000
 _HEADER_BYTES = 64
@@ -272,5 +273,5 @@ class ObjectRebuild:
                 key = number.to_bytes(4, "big")
                 txn.put(Table.SEGMENTS, key, row.encode())
                 if not row.sealed:
-                    txn.put(Table.META, b"open" + bytes([row.kind]) + key, b"")
+                    txn.put(Table.META, open_key(row.kind, int.from_bytes(key, "big")), b"")
             txn.put(Table.META, b"segment", self._last.to_bytes(8, "little"))

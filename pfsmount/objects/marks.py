@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pfsmount.errors import Corrupt
-from pfsmount.objects.index import Table
 from pfsmount.objects.segment import (
     BLOCK,
     LOCATION,
@@ -18,7 +17,6 @@ from pfsmount.objects.segment import (
     Location,
     RecordKind,
     SegmentKind,
-    SegmentRow,
     align,
 )
 from pfsmount.objects.store import ObjectStore
@@ -82,10 +80,10 @@ class Marks:
     def _unit(self, segment: int) -> int:
         unit = self._units.get(segment)
         if unit is None:
-            raw = self._objects.index.get(Table.SEGMENTS, segment.to_bytes(4, "big"))
-            if raw is None:
+            row = self._objects.segment_row(segment)
+            if row is None:
                 raise Corrupt(f"the index names segment {segment:08x}, which it does not know")
-            unit = BLOCK if SegmentRow.decode(raw).kind is SegmentKind.DATA else RECORD_BYTES
+            unit = BLOCK if row.kind is SegmentKind.DATA else RECORD_BYTES
             self._units[segment] = unit
         return unit
 

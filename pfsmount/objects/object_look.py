@@ -109,8 +109,7 @@ class ObjectLook:
         )
 
     def _fresh_row(self, number: int) -> SegmentRow | None:
-        raw = self._objects.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
-        return None if raw is None else SegmentRow.decode(raw)
+        return self._objects.segment_row(number)
 
     def _damaged(self, id: ObjectId, place: Location) -> None:
         """An object whose bytes are wrong, unless it was moved or dropped meanwhile."""

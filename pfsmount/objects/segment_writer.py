@@ -77,16 +77,8 @@ class SegmentWriter:
         self._append(encode_record(kind, id, payload, start, self.row.nonce))
         return Location(self.number, start + RECORD_BYTES, kind, len(payload))
 
-    def append_piece(self, data: Buffer) -> Location:
-        """Append a piece to a data segment, on the next block."""
-        location, ticket = self.lend_piece(data)
-        if ticket is not None:
-            ticket.wait()
-            self._check()
-        return location
-
     def lend_piece(self, data: Buffer, *, cached: bool = True) -> tuple[Location, Ticket | None]:
-        """As `append_piece`, but large data is written beside the caller: with a ticket it must stay as it is until that was waited for.
+        """Append a piece to a data segment, on the next block. With a ticket it is written beside the caller, and must stay as it is until that was waited for.
 
         Unless `cached`, memory that begins on a page goes to the disk past the page cache. An error of the write is raised by
         whatever is done next, at the latest by `sync`.

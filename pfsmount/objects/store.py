@@ -157,16 +157,20 @@ class ObjectStore:
             if reader is not None:
                 self._segments.move_to_end(number)
                 return reader
-        row = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
+        row = self.segment_row(number)
         if row is None:
             raise Corrupt(f"the index names segment {number:08x}, which it does not know", hint=FSCK_HINT)
-        kind = SegmentRow.decode(row).kind
-        reader = SegmentReader(segment_path(self.path / "segments", number, kind), number)
+        reader = SegmentReader(segment_path(self.directory, number, row.kind), number)
         with self._lock:
             self._segments[number] = reader
             if len(self._segments) > _OPEN_SEGMENTS_MAX:
                 self._segments.popitem(last=False)
         return reader
+
+    def segment_row(self, number: int) -> SegmentRow | None:
+        """What the index says of a segment. Raises Corrupt."""
+        raw = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
+        return None if raw is None else SegmentRow.decode(raw)
 
     def batch(self) -> Batch:
         """A new batch of objects (a context manager)."""
@@ -530,7 +534,7 @@ def _seal(store: ObjectStore, writer: SegmentWriter) -> None:
     writer.row.end, writer.row.sealed = writer.end, True
     with store.index.write() as txn:
         txn.put(Table.SEGMENTS, writer.number.to_bytes(4, "big"), writer.row.encode())
-        txn.delete(Table.META, _open_key(writer.row.kind, writer.number))
+        txn.delete(Table.META, open_key(writer.row.kind, writer.number))
 
 
 def merge_contents(store: ObjectStore, number: int, row: SegmentRow) -> TableOfContents:
@@ -612,7 +616,8 @@ def _open_segments(store: ObjectStore, kind: SegmentKind) -> Iterator[tuple[int,
                 yield int.from_bytes(key[len(prefix) :], "big"), SegmentRow.decode(raw)
 
 
-def _open_key(kind: SegmentKind, number: int) -> bytes:
+def open_key(kind: SegmentKind, number: int) -> bytes:
+    """The key in the table `meta` that says that a segment is not sealed."""
     return b"open" + bytes([kind]) + number.to_bytes(4, "big")
 
 
@@ -622,7 +627,7 @@ def _new_segment(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
         with store.index.write() as txn:
             number = txn.increment(b"segment")
             txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
-            txn.put(Table.META, _open_key(kind, number), b"")
+            txn.put(Table.META, open_key(kind, number), b"")
         try:
             writer = SegmentWriter(segment_path(store.directory, number, kind), number, row, store.info.id)
         except BlockingIOError:

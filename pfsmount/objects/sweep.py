@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from pfsmount.errors import Corrupt, NoSpace, NotFound
+from pfsmount.errors import NoSpace, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.coverage import Coverage, allocated
 from pfsmount.objects.holds import Held
@@ -91,7 +91,6 @@ class Survey:
     dead: dict[RecordKind, Amount] = field(default_factory=dict)
     commits: list[ObjectId] = field(default_factory=list)
     """Dead commits."""
-    live: Amount = field(default_factory=Amount)
     coverage: Coverage = field(default_factory=Coverage)
 
     def count_dead(self, id: bytes, place: Location) -> None:
@@ -167,7 +166,6 @@ class Sweep:
 
     def _keep(self, found: Survey, place: Location) -> None:
         row = self._horizon.rows.get(place.segment)
-        found.live = Amount(found.live.objects + 1, found.live.size + place.length)
         if row is not None:
             found.coverage.add(row.kind, place)
 
@@ -176,10 +174,7 @@ class Sweep:
         while True:
             with self._objects.index.read() as txn:
                 rows = list(islice(txn.scan(Table.OBJECTS, start=start), _ROWS_AT_ONCE))
-            try:
-                yield [(id, Location.decode(raw)) for id, raw in rows]
-            except (ValueError, struct.error):
-                raise Corrupt("the index is damaged: an object's place", hint="run 'pfs fsck'") from None
+            yield [(id, Location.decode(raw)) for id, raw in rows]
             if len(rows) < _ROWS_AT_ONCE:
                 return
             start = rows[-1][0] + b"\0"
@@ -235,7 +230,7 @@ def free_space(objects: ObjectStore, freed: list[Freed], progress: Callable[[int
     """Give back what was planned; the index does not name it any more. Returns bytes. Raises NoSpace, PermissionDenied."""
     total = 0
     for one in freed:
-        _bury(objects, one)
+        bury(objects, {one.number: one.ranges})
         with disk_errors("freeing space"):
             total += _unlink(objects, one) if one.whole else _punch(objects, one)
         if progress is not None:
@@ -243,21 +238,18 @@ def free_space(objects: ObjectStore, freed: list[Freed], progress: Callable[[int
     return total
 
 
-def encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+def _encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
     """The record that says that these ranges (start, end in bytes) of a segment are free."""
     return _TOMBSTONE.pack(segment, 0) + b"".join(_RANGE.pack(start, end - start) for start, end in ranges)
 
 
-def _bury(objects: ObjectStore, one: Freed) -> None:
-    """Write down what a rebuild of the index must not look for; durable when this returns. Raises NoSpace."""
+def bury(objects: ObjectStore, ranges: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+    """Write down which ranges (start, end in bytes) of segments a rebuild of the index must not look for; durable when this returns. Raises NoSpace."""
     with objects.batch() as batch:
-        for at in range(0, len(one.ranges), _RANGES_MAX):
-            ranges = one.ranges[at : at + _RANGES_MAX]
-            batch.add_object(RecordKind.TOMBSTONE, encode_tombstone(one.number, ranges))
-        batch.prepare()
-        with objects.index.write() as txn:
-            batch.publish(txn)
-        batch.published()
+        for segment, found in ranges.items():
+            for at in range(0, len(found), _RANGES_MAX):
+                batch.add_object(RecordKind.TOMBSTONE, _encode_tombstone(segment, found[at : at + _RANGES_MAX]))
+        batch.flush()
 
 
 def _unlink(objects: ObjectStore, one: Freed) -> int:

@@ -22,12 +22,12 @@ from pfsmount.repo.pending_merge import read_pending
 from pfsmount.repo.reflog import decode_line
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, decode_worktree, get_ref, ref_key, scan_refs
 from pfsmount.repo.replay import Replay
+from pfsmount.repo.results import ResultRow
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import worktree_path
 from pfsmount.tree.directory import EMPTY_DIRECTORY
-from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, decode_leaf
+from pfsmount.tree.entry import EMPTY_FILE_ID
 
-_TIME_BYTES = 8
 _LINES_AT_ONCE = 5000
 
 
@@ -268,10 +268,8 @@ class RefCheck:
         for rows in chunks(self._objects, Table.RESULTS):
             for key, raw in rows:
                 try:
-                    name, entry = decode_leaf(raw[: FIXED.size], raw[FIXED.size : -_TIME_BYTES])
-                    right = name == key.hex().encode() and (
-                        entry.id == EMPTY_DIRECTORY.id or self._objects.locate(entry.id) is not None
-                    )
+                    id = ResultRow.decode(ObjectId(key), raw).entry.id
+                    right = id == EMPTY_DIRECTORY.id or self._objects.locate(id) is not None
                 except Corrupt:
                     right = False
                 if not right and self._objects.index.get(Table.RESULTS, key) == raw:

@@ -35,15 +35,14 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.segment_scan import object_id_at
-from pfsmount.objects.store import Batch, ObjectStore, read_object
-from pfsmount.objects.sweep import encode_tombstone
+from pfsmount.objects.store import Batch, ObjectStore, open_key, read_object
+from pfsmount.objects.sweep import bury
 from pfsmount.repo.fsck import Report, visitor_of
 from pfsmount.repo.store import Store
 from pfsmount.tree.manifest import HOLE, Manifest
 
 _BYTES_AT_ONCE = 64 << 20
 _ROWS_AT_ONCE = 5000
-_RANGES_AT_ONCE = 4096
 _HEALABLE = frozenset(
     {
         Invariant.OBJECT_HASH,
@@ -190,26 +189,17 @@ class Repair:
         ranges: dict[int, list[tuple[int, int]]] = {}
         for id in ids:
             place = self._objects.locate(id)
-            row = None if place is None else self._row(place.segment)
+            row = None if place is None else self._objects.segment_row(place.segment)
             if place is not None and row is not None and row.kind is SegmentKind.DATA:
                 end = align(place.offset + place.length, BLOCK)
                 ranges.setdefault(place.segment, []).append((place.offset, end))
         if ranges:
-            with self._objects.batch() as batch:
-                for segment, found in ranges.items():
-                    for at in range(0, len(found), _RANGES_AT_ONCE):
-                        payload = encode_tombstone(segment, found[at : at + _RANGES_AT_ONCE])
-                        batch.add_object(RecordKind.TOMBSTONE, payload)
-                batch.flush()
+            bury(self._objects, ranges)
 
     # Segments
 
-    def _row(self, number: int) -> SegmentRow | None:
-        raw = self._objects.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
-        return None if raw is None else SegmentRow.decode(raw)
-
     def _write_header(self, number: int) -> None:
-        row = self._row(number)
+        row = self._objects.segment_row(number)
         if row is None or row.kind is SegmentKind.DATA:
             return
         header = encode_header(row.kind, number, self._objects.info.id, row.nonce)
@@ -224,7 +214,7 @@ class Repair:
 
     def _cut_chain(self, number: int) -> None:
         """Begin a new chain of tables of contents for a data segment where the old one breaks off: else it could never be sealed."""
-        key, row = number.to_bytes(4, "big"), self._row(number)
+        key, row = number.to_bytes(4, "big"), self._objects.segment_row(number)
         if row is not None and self._is_free(key, row):
             row.contents_segment, row.contents_offset = NO_SEGMENT, 0
             with self._objects.index.write() as txn:
@@ -266,10 +256,10 @@ class Repair:
             self._settle(number, size)
 
     def _settle(self, number: int, size: int) -> None:
-        key, row = number.to_bytes(4, "big"), self._row(number)
+        key, row = number.to_bytes(4, "big"), self._objects.segment_row(number)
         if row is None or not self._is_free(key, row):
             return
-        listed = b"open" + bytes([row.kind]) + key
+        listed = open_key(row.kind, number)
         with self._objects.index.write() as txn:
             if size:
                 row.end, row.sealed = size - size % row.kind.alignment, False

@@ -146,7 +146,7 @@ class Reachable:
             try:
                 place = Location.decode(raw)
                 new = self._marks.add(place)
-            except (ValueError, Corrupt) as error:
+            except Corrupt as error:
                 self._on_missing(Missing(*by_id[id], f"the index is damaged: {error}"))
                 continue
             if new:

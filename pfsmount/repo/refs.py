@@ -225,9 +225,9 @@ def decode_worktree(raw: bytes) -> tuple[int, ObjectId | None]:
 def worktree_bases(txn: Transaction) -> Iterator[tuple[ObjectId, str]]:
     """The commits under all worktrees, with where (repo id, branch and name)."""
     for key, raw in txn.scan(Table.WORKTREES):
-        _, base = _WORKTREE.unpack(raw)
-        if base != _NONE:
-            yield ObjectId(base), f"{key[:8].hex()}/{os.fsdecode(key[8:])}"
+        _, base = decode_worktree(raw)
+        if base is not None:
+            yield base, f"{key[:8].hex()}/{os.fsdecode(key[8:])}"
 
 
 def put_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str, state: WorktreeState) -> None:

@@ -15,14 +15,12 @@ from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, path_conflict
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
-from pfsmount.tree.diff import Change, diff
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.edit import replace_contents
 from pfsmount.tree.entry import Entry
-from pfsmount.tree.merge import Resolution, carry_out, plan_merge
+from pfsmount.tree.merge import Resolution, carry_out, only_times, plan_merge
 
 _TRIES = 100
-_NO_CONTENTS = {"id": EMPTY_DIRECTORY.id, "content_id": None, "size": 0, "files": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def _once(
                 found = sorted((path_conflict(one) for one in plan.conflicts), key=lambda conflict: conflict.path)
                 return RevertReport(first, refused=commit, conflicts=tuple(found))
             tree = carry_out(batch, plan)
-            if all(_only_times(change) for change in diff(batch, tip.tree, tree)):
+            if only_times(batch, tip.tree, tree):
                 unchanged.append(commit)
                 continue
             made = _commit(store, batch, tree, tip, commit, message)
@@ -97,13 +95,6 @@ def _before(store: Store, commit: Commit) -> Entry:
     if commit.parents:
         return store.read_commit(commit.parents[0]).tree
     return replace_contents(commit.tree, EMPTY_DIRECTORY)
-
-
-def _only_times(change: Change) -> bool:
-    old, new = change.old, change.new
-    if old is None or new is None or (old.id != new.id and not (old.is_directory and new.is_directory)):
-        return False
-    return old.replace(mtime_ns=0, **_NO_CONTENTS) == new.replace(mtime_ns=0, **_NO_CONTENTS)
 
 
 def _commit(store: Store, batch: Batch, tree: Entry, tip: Commit, undone: Commit, message: str | None) -> Commit:

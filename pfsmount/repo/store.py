@@ -189,9 +189,8 @@ class Store:
         with self.objects.index.write() as txn:
             repo = get_repo(txn, name)
             now = time.time_ns()
-            for (
-                kind
-            ) in RefKind:  # each with the commit where it was: gc keeps that as long as what was deleted otherwise
+            # each with the commit where it was: gc keeps that as long as what was deleted otherwise
+            for kind in RefKind:
                 for ref in list(scan_refs(txn, repo, kind)):
                     move = RefMove(repo, kind, ref.name, None, ref.commit)
                     move_ref(txn, move, who=self.author, why="repo delete", time_ns=now)

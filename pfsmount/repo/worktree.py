@@ -294,9 +294,8 @@ class Worktree(WorktreeLook):
     def _take_lock(self) -> bool:
         with disk_errors("opening a worktree"):
             while True:
-                if not (
-                    self.path / "lock"
-                ).exists():  # also where whoever made the directory died before its name was durable
+                # the directory may be there and its name not durable: whoever made it may have died before
+                if not (self.path / "lock").exists():
                     self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                     fsync_directory(self.path.parent)
                     fsync_directory(self.path.parent.parent)

@@ -93,7 +93,7 @@ def test_data_segment_is_nothing_but_aligned_pieces(tmp_path: Path) -> None:
     path = tmp_path / "1.data"
     writer = SegmentWriter(path, 1, _row(SegmentKind.DATA), bytes(16))
     pieces = [os.urandom(n) for n in (5000, 4096, 1025, 3 << 20)]
-    places = [writer.append_piece(piece) for piece in pieces]
+    places = [writer.lend_piece(piece)[0] for piece in pieces]
     writer.sync()
     writer.close()
     data = path.read_bytes()
@@ -136,10 +136,10 @@ def test_rollback_gives_the_space_back(tmp_path: Path) -> None:
     """What was appended and not synced leaves no bytes behind."""
     path = tmp_path / "1.data"
     writer = SegmentWriter(path, 1, _row(SegmentKind.DATA), bytes(16))
-    writer.append_piece(b"a" * 5000)
+    writer.lend_piece(b"a" * 5000)
     writer.sync()
     size = path.stat().st_size
-    writer.append_piece(b"b" * (8 << 20))
+    writer.lend_piece(b"b" * (8 << 20))
     writer.rollback()
     assert path.stat().st_size == size
     writer.close()
@@ -204,7 +204,7 @@ def test_an_error_of_a_write_beside_is_heard_of(tmp_path: Path, cached: bool) ->
         with pytest.raises(OSError, match="too large"):
             _lend_too_much(writer, cached)
         with pytest.raises(OSError, match="too large"):
-            writer.append_piece(b"x" * 5000)
+            writer.lend_piece(b"x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
