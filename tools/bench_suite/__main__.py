@@ -18,6 +18,7 @@ from tools.bench_suite import (
     job_rows,
     memory_rows,
     mount_rows,
+    mount_write_rows,
     scale_rows,
     size_rows,
     store_rows,
@@ -29,7 +30,18 @@ from tools.bench_suite.report import as_json, summary, table
 from tools.bench_suite.row import SMALL, Row, Sizes, all_rows
 
 # Importing them registers their rows; this is the order in which they are run.
-MODULES = (store_rows, care_rows, commit_rows, scale_rows, history_rows, size_rows, memory_rows, mount_rows, job_rows)
+MODULES = (
+    store_rows,
+    care_rows,
+    commit_rows,
+    scale_rows,
+    history_rows,
+    size_rows,
+    memory_rows,
+    mount_rows,
+    mount_write_rows,
+    job_rows,
+)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -285,14 +286,14 @@ class Mount:
     """One mount point on which a store is mounted again and again."""
 
     def __init__(self, bench: Bench, store: Path, place: Path) -> None:
-        self._bench, self._store, self._is_mounted = bench, store, False
-        self.place = place
+        self._bench, self._is_mounted = bench, False
+        self.store, self.place = store, place
 
     def enter(self) -> Path:
         """Mount; `images@master` is the path that comes back. Raises Broken."""
         self.leave()
         self._is_mounted = True
-        self._bench.pfs(self._store, "mount", self.place)
+        self._bench.pfs(self.store, "mount", self.place)
         return self.root
 
     @property
@@ -300,12 +301,17 @@ class Mount:
         """Where the branch is seen."""
         return self.place / "images@master"
 
+    def commit(self) -> Path:
+        """Where the head of the branch is seen as a commit; the path is the same after the next `enter`."""
+        id = json.loads(self._bench.pfs(self.store, "log", "images@master", "-n", "1", "--json"))[0]["commit"]
+        return self.place / f"images@{id}"
+
     def leave(self) -> None:
         """Unmount, if need be by force. Raises Broken."""
         if not self._is_mounted:
             return
         try:
-            self._bench.pfs(self._store, "umount", self.place)
+            self._bench.pfs(self.store, "umount", self.place)
         except Broken:
             if self.place.is_mount():
                 subprocess.run(["fusermount3", "-uz", self.place], check=False, capture_output=True)

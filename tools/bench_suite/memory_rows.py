@@ -20,7 +20,7 @@ _CHUNK = 4 << 20
 _TINY_BYTES = 16
 
 
-def _anonymous_memory(pid: int) -> int:
+def anonymous_memory(pid: int) -> int:
     """RssAnon of a process and its children, in bytes; 0 when it has ended."""
     found = 0
     with suppress(OSError, ValueError):
@@ -28,7 +28,7 @@ def _anonymous_memory(pid: int) -> int:
             if line.startswith("RssAnon:"):
                 found = int(line.split()[1]) * 1024
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found += _anonymous_memory(int(child))
+            found += anonymous_memory(int(child))
     return found
 
 
@@ -54,7 +54,7 @@ def peak_memory(bench: Bench, store: Path, *arguments: str | Path, feed: Callabl
             process.stdin.close()
             threading.Thread(target=_feed_and_close, args=(feed, fd), daemon=True).start()
         while True:
-            peak = max(peak, _anonymous_memory(process.pid))
+            peak = max(peak, anonymous_memory(process.pid))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_SAMPLE_SECONDS)
                 break

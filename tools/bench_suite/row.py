@@ -37,7 +37,14 @@ class Sizes:
     put_files: int = 100_000
     put_size: int = 2 << 30
     small_files: int = 20_000
-    """Of the rows of the mount, and of those that measure the size of a store."""
+    """Of the rows that read through the mount, and of those that measure the size of a store."""
+    mount_files: int = 100_000
+    """Of the rows that list a tree through the mount."""
+    changes_mounted: int = 1_000
+    """Files of a mounted branch, or places in its one large file, that are not committed."""
+    random_reads: int = 100_000
+    """While warm; a fifth of them while cold."""
+    created_files: int = 10_000
     small_size: int = 4096
     read_files: int = 10_000
     big_size: int = 1 << 30
@@ -72,6 +79,10 @@ SMALL = Sizes(
     put_files=60,
     put_size=5 << 20,
     small_files=60,
+    mount_files=60,
+    changes_mounted=7,
+    random_reads=50,
+    created_files=20,
     read_files=30,
     big_size=5 << 20,
     few_files=20,

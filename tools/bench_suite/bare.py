@@ -1,0 +1,122 @@
+"""A filesystem in memory with nothing in it but pyfuse3: what a mount in Python can do at best.
+
+    python -m tools.bench_suite.bare DIRECTORY
+
+mounts it there and serves until it is unmounted. It keeps nothing, checks nothing and answers from dictionaries, with all the caching that the kernel offers. What a
+row of the mount takes beyond this is pfs; what this takes beyond the disk is FUSE and Python.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
+
+_FOREVER = 1e9
+
+
+@dataclass(slots=True)
+class _Node:
+    entry: EntryAttributes
+    data: bytearray = field(default_factory=bytearray)
+    names: dict[bytes, int] = field(default_factory=dict)
+
+
+class Bare(pyfuse3.Operations):
+    """Files and directories in dictionaries."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nodes: dict[int, _Node] = {}
+        self._make(stat.S_IFDIR | 0o755)
+
+    def _make(self, mode: int) -> int:
+        ino = len(self._nodes) + pyfuse3.ROOT_INODE
+        entry = EntryAttributes()
+        entry.st_ino = ino
+        entry.st_mode = mode
+        entry.st_nlink = 1
+        entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = time.time_ns()
+        entry.entry_timeout = entry.attr_timeout = _FOREVER
+        self._nodes[ino] = _Node(entry)
+        return ino
+
+    def _add(self, parent: int, name: bytes, mode: int) -> EntryAttributes:
+        ino = self._make(mode)
+        self._nodes[parent].names[name] = ino
+        return self._nodes[ino].entry
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        ino = self._nodes[parent_inode].names.get(name)
+        if ino is None:
+            raise FUSEError(errno.ENOENT)
+        return self._nodes[ino].entry
+
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._nodes[inode].entry
+
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self._nodes[inode]
+        if fields.update_size:
+            del node.data[attr.st_size :]
+            node.entry.st_size = attr.st_size
+        if fields.update_mtime:
+            node.entry.st_mtime_ns = attr.st_mtime_ns
+        return node.entry
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        pass
+
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._add(parent_inode, name, stat.S_IFDIR | mode)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        entry = self._add(parent_inode, name, stat.S_IFREG | mode)
+        return FileInfo(fh=entry.st_ino, keep_cache=True), entry
+
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        return FileInfo(fh=inode, keep_cache=True)
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return bytes(self._nodes[fh].data[off : off + size])
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        node = self._nodes[fh]
+        node.data[off : off + len(buf)] = buf
+        node.entry.st_size = len(node.data)
+        return len(buf)
+
+    async def release(self, fh: int) -> None:
+        pass
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._nodes[self._nodes[parent_inode].names.pop(name)].data = bytearray()
+
+
+def main() -> None:
+    """Mount at the directory that is named on the command line and serve."""
+    pyfuse3.init(Bare(), sys.argv[1], {"default_permissions", "subtype=bare", "fsname=bare"})
+    try:
+        trio.run(pyfuse3.main)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+if __name__ == "__main__":
+    main()
