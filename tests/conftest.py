@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.store import Store
+from tests.figures import Tell, summary, teller
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -73,3 +75,19 @@ def pfs(tmp_path: Path) -> Run:
     run.store = store  # type: ignore[attr-defined]
     assert run("init").returncode == 0
     return run
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Lets a test tell what it counted: at the end of the run, whether it passes or not."""
+    return teller(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was counted, for whoever quotes it."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [one for report in reports for one in getattr(report, "user_properties", ())]
+    if lines := summary(properties):
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -23,9 +23,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from pfsmount.objects.hashing import hash_bytes
+from tests.crash.contents import EMPTY, Contents, Edited
 
 HEADER = struct.Struct("<4sIQQQQIIII")
 SECTOR = 512
@@ -48,7 +48,6 @@ WORDS = [
 ]
 _DSYNC = 1
 _SINGLES_MAX = 6
-_MADE_MAX = 300
 _VOLATILE = ("index/lock.mdb", "cache/lock.mdb", "run", "reserve")
 """What no power cut leaves, or nobody reads: LMDB makes its lock file anew when nobody has it open; sockets and logs of mounts."""
 
@@ -93,7 +92,7 @@ def mark(path: Path, text: bytes) -> None:
 class File:
     """A file or symlink: what is durable, and what was done since."""
 
-    durable: bytes = b""
+    durable: Contents = EMPTY
     pending: list[Step] = field(default_factory=list)
     version: int = 0
     target: bytes | None = None
@@ -123,14 +122,7 @@ class NameChange:
     sets: list[tuple[Directory, bytes, Node | None]]
 
 
-class Made(NamedTuple):
-    """The bytes of a file, and their hash."""
-
-    data: bytes
-    id: bytes
-
-
-State = dict[bytes, Made | None]
+State = dict[bytes, Contents | None]
 """A store on a disk: path below it → its bytes, None for a directory."""
 
 
@@ -167,7 +159,7 @@ class Disk:
             for child in path.iterdir():
                 self._scan(child, node, os.fsencode(child.name))
         else:
-            node = File(path.read_bytes())
+            node = File(Contents.of(path.read_bytes()))
         above.durable[name] = above.live[name] = node
         self._nodes[info.st_ino] = node
 
@@ -334,49 +326,44 @@ def _sectors(step: Step) -> list[int]:
     return list(range(step.offset // SECTOR, (step.offset + len(step.data) - 1) // SECTOR + 1))
 
 
-def apply(data: bytes, steps: Iterable[Step], torn: tuple[int, frozenset[int]] | None = None) -> bytes:
-    """`data` after writes and truncations; of step number `torn[0]` only the sectors `torn[1]`."""
-    result = bytearray(data)
+def apply(contents: Contents, steps: Iterable[Step], torn: tuple[int, frozenset[int]] | None = None) -> Contents:
+    """`contents` after writes and truncations; of step number `torn[0]` only the sectors `torn[1]`."""
+    result = Edited(contents)
     for number, step in enumerate(steps):
         if step.type == TRUNCATE:
-            del result[step.length :]
-            result.extend(bytes(step.length - len(result)))
-            continue
-        new = step.data if step.type == WRITE else bytes(max(0, min(step.length, len(result) - step.offset)))
-        end = step.offset + len(new)
-        parts = [(step.offset, end)]
-        if torn is not None and torn[0] == number:
-            parts = [
-                (max(step.offset, sector * SECTOR), min(end, sector * SECTOR + SECTOR)) for sector in sorted(torn[1])
-            ]
-        for start, stop in parts:
-            if stop > len(result):
-                result.extend(bytes(stop - len(result)))
-            result[start:stop] = new[start - step.offset : stop - step.offset]
-    return bytes(result)
+            result.resize(step.length)
+        elif step.type == ZERO:
+            result.zero(step.offset, step.length)
+        elif torn is None or torn[0] != number:
+            result.write(step.offset, step.data)
+        else:
+            end = step.offset + len(step.data)
+            for sector in sorted(torn[1]):
+                start, stop = max(step.offset, sector * SECTOR), min(end, sector * SECTOR + SECTOR)
+                result.write(start, step.data[start - step.offset : stop - step.offset])
+    return result.done()
 
 
 class ContentCache:
     """Contents of files under choices, each made once."""
 
     def __init__(self) -> None:
-        self._made: dict[object, Made] = {}
+        self._made: dict[object, Contents] = {}
 
-    def __call__(self, file: File, choice: Choice) -> Made:
+    def __call__(self, file: File, choice: Choice) -> Contents:
         """What a file holds."""
         kept = choice.writes.get(file, ())
         torn = None if choice.torn is None or choice.torn[0] is not file else choice.torn[1:]
         key = (file, file.version, tuple(id(file.pending[index]) for index in kept), torn, choice.grown)
         made = self._made.get(key)
         if made is None:
-            if len(self._made) > _MADE_MAX:
-                self._made.clear()
             position = None if torn is None or torn[0] not in kept else (kept.index(torn[0]), torn[1])
-            data = apply(file.durable, [file.pending[index] for index in kept], position)
+            made = apply(file.durable, [file.pending[index] for index in kept], position)
             if choice.grown:
-                size = len(apply(file.durable, file.pending))
-                data += bytes(max(0, size - len(data)))
-            made = self._made[key] = Made(data, hash_bytes(data))
+                grown = Edited(made)
+                grown.resize(max(made.size, apply(file.durable, file.pending).size))
+                made = grown.done()
+            self._made[key] = made
         return made
 
 
@@ -399,7 +386,7 @@ def build(state: State, root: Path) -> None:
             os.mkdir(top + b"/" + path)
         else:
             fd = os.open(top + b"/" + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.write(fd, made.data)
+            made.store(fd)
             os.close(fd)
     (root / "run").mkdir(exist_ok=True)
 

@@ -22,6 +22,7 @@ from pfsmount.tree.content import read_small
 from pfsmount.tree.directory import walk
 from pfsmount.tree.entry import EMPTY_FILE_ID, Kind
 from tests.conftest import ROOT
+from tests.figures import Tell
 
 PUTS = """
 import os, random, sys
@@ -88,7 +89,7 @@ def _verify(store: Store) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_killed_while_putting(store_path: Path) -> None:
+def test_killed_while_putting(store_path: Path, tell: Tell) -> None:
     """40 rounds of two processes that commit and seal segments, both killed: no acknowledged commit is missing."""
     rng = random.Random(7)
     with Store.open(store_path) as store:
@@ -104,12 +105,12 @@ def test_killed_while_putting(store_path: Path) -> None:
             chain = {commit.id.hex().encode() for commit in store.history(store.read_commit(head))}
             assert set(acknowledged) <= chain
             _verify(store)
-    print(f"{len(acknowledged)} acknowledged commits in 40 rounds of kills, none missing")
+    tell("killed at random", "two that put", rounds=40, acknowledged_commits_none_missing=len(acknowledged))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_killed_while_writing_to_a_worktree(store_path: Path) -> None:
+def test_killed_while_writing_to_a_worktree(store_path: Path, tell: Tell) -> None:
     """60 rounds of writes and commits, killed: every file that a write returned for is there, committed or not."""
     rng = random.Random(11)
     with Store.open(store_path) as store:
@@ -126,4 +127,4 @@ def test_killed_while_writing_to_a_worktree(store_path: Path) -> None:
                     node = worktree.lookup(worktree.root, name)
                     assert node is not None, name
                     assert worktree.read(node, 0, 10_000) == expected[name]
-    print(f"{len(expected)} acknowledged files in 60 rounds of kills, none lost")
+    tell("killed at random", "one that writes to a worktree", rounds=60, acknowledged_files_none_missing=len(expected))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from tests.crash.workloads import (
     acknowledgements,
     prepare,
 )
+from tests.figures import Tell
 
 STOPPED = (
     *(one for one in WORKLOADS if one.name in ("init", "put", "refs", "merge")),
@@ -74,10 +74,15 @@ def cases(world: World, workload: Workload) -> Iterator[Case]:
 
 
 def stop_everywhere(
-    world: World, workload: Workload, stops: tuple[Stop, ...], judge: Callable[[World, Case, Done], None], every: int
+    world: World,
+    tell: Tell,
+    workload: Workload,
+    stops: tuple[Stop, ...],
+    judge: Callable[[World, Case, Done], None],
+    every: int,
 ) -> None:
     """Run each command of a workload once for each step (of `every` one) and way of stopping, on a copy of the store."""
-    started, count, points = time.monotonic(), 0, 0
+    count = points = 0
     problems: list[str] = []
     for case in [*cases(world, workload)]:
         points += case.steps
@@ -96,8 +101,8 @@ def stop_everywhere(
                         f"exit {done.code} {done.out!r} {done.errors!r}\n{why}"
                     )
                     assert len(problems) < 6, "\n".join(problems)
-    seconds = time.monotonic() - started
-    print(f"stops in '{workload.name}': {points} crash points, {count} runs stopped in {seconds:.1f} s")
+    kind = "faults" if stops[0][0] is Mode.FAIL else "kills"
+    tell(kind, workload.name, crash_points=points, runs=count)
     assert not problems, "\n".join(problems)
 
 
@@ -128,18 +133,18 @@ KILLS: tuple[Stop, ...] = ((Mode.KILL, 0, 0), (Mode.KILL, 0, TORN))
 
 
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
-def test_kills(workload: Workload, world: World) -> None:
+def test_kills(workload: Workload, world: World, tell: Tell) -> None:
     """Killed at some of the steps."""
-    stop_everywhere(world, workload, KILLS, judge_kill, 23)
+    stop_everywhere(world, tell, workload, KILLS, judge_kill, 23)
 
 
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
-def test_faults(workload: Workload, world: World) -> None:
+def test_faults(workload: Workload, world: World, tell: Tell) -> None:
     """A write, fsync or rename fails, at some of the steps."""
-    stop_everywhere(world, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 41)
+    stop_everywhere(world, tell, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 41)
 
 
-def kill_writers(world: World, every: int) -> None:
+def kill_writers(world: World, tell: Tell, every: int) -> None:
     """Kill a process that writes to a worktree: what it had fsynced or committed is there, and so is what it had only written."""
     workload = next(one for one in WORKLOADS if one.name == "worktree")
     (command,) = workload.actions
@@ -150,7 +155,7 @@ def kill_writers(world: World, every: int) -> None:
     start = Acknowledged(view_at(world.store))
     steps = world.good(command).steps
     whole = [start, *acknowledgements([*read_log(world.log)])]
-    count, started = 0, time.monotonic()
+    count = 0
     for at in range(1, steps + 1, every):
         for options in (0, TORN):
             world.copy_from(kept)
@@ -163,19 +168,19 @@ def kill_writers(world: World, every: int) -> None:
             why = in_child(partial(check_store, world.store, acknowledged, marks, refs=False))
             assert why is None, f"killed at step {at} ({done.at}), {marks} acknowledged:\n{why}"
             count += 1
-    print(f"a writer to a worktree: {steps} crash points, {count} runs killed in {time.monotonic() - started:.1f} s")
+    tell("kills", "a writer to a worktree", crash_points=steps, runs=count)
 
 
-def test_killed_writers(world: World) -> None:
+def test_killed_writers(world: World, tell: Tell) -> None:
     """At some of the steps."""
-    kill_writers(world, 43)
+    kill_writers(world, tell, 43)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_all_killed_writers(world: World) -> None:
+def test_all_killed_writers(world: World, tell: Tell) -> None:
     """At each step."""
-    kill_writers(world, 1)
+    kill_writers(world, tell, 1)
 
 
 def write_with_faults(world: World, at: int, error: int, options: int) -> str:
@@ -221,13 +226,13 @@ def write_with_faults(world: World, at: int, error: int, options: int) -> str:
     return what
 
 
-def mount_with_faults(world: World, points: Sequence[int]) -> None:
+def mount_with_faults(world: World, tell: Tell, tries: Sequence[tuple[int, tuple[int, int]]]) -> None:
+    """For each try a mount in which that step fails, with that error and option."""
     prepare(world, Workload("mount", FILLED, ()))
     kept = world.root / "before"
     shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
     tried = []
-    for number, at in enumerate(points):
-        error, options = FAULTS[number % len(FAULTS)]
+    for at, (error, options) in tries:
         world.copy_from(kept)
         try:
             tried.append(write_with_faults(world, at, error, options))
@@ -238,35 +243,39 @@ def mount_with_faults(world: World, points: Sequence[int]) -> None:
             world.clean_up()
         report = in_child(partial(check_stopped, world.store, {}, (shape_at(world.store),)))
         assert report is None, report
-    print(f"a mount whose disk fails: {len(tried)} runs: {tried}")
+    tell(
+        "faults",
+        "a mount",
+        crash_points=len({at for (at, _), what in zip(tries, tried, strict=True) if what}),
+        runs=len(tried),
+    )
 
 
 @pytest.mark.usefixtures("need_fuse")
-def test_a_mount_whose_disk_fails(world: World) -> None:
+def test_a_mount_whose_disk_fails(world: World, tell: Tell) -> None:
     """Who writes is told; what was fsynced can be read; when the disk works again, so does the mount."""
-    mount_with_faults(world, range(7, 60, 22))
+    mount_with_faults(world, tell, [(7, FAULTS[0]), (29, FAULTS[1]), (51, FAULTS[2])])
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("need_fuse")
-def test_a_mount_whose_disk_fails_everywhere(world: World) -> None:
+def test_a_mount_whose_disk_fails_everywhere(world: World, tell: Tell) -> None:
     """The same at each step, in each way."""
-    for shift in range(len(FAULTS)):
-        mount_with_faults(world, [at for at in range(1, 70) if at % len(FAULTS) == shift])
+    mount_with_faults(world, tell, [(at, fault) for at in range(1, 70) for fault in FAULTS])
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
-def test_all_kills(workload: Workload, world: World) -> None:
+def test_all_kills(workload: Workload, world: World, tell: Tell) -> None:
     """Killed at each step, and in the middle of each write."""
-    stop_everywhere(world, workload, KILLS, judge_kill, 1)
+    stop_everywhere(world, tell, workload, KILLS, judge_kill, 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("workload", STOPPED, ids=lambda one: one.name)
-def test_all_faults(workload: Workload, world: World) -> None:
+def test_all_faults(workload: Workload, world: World, tell: Tell) -> None:
     """Each step fails in each way."""
-    stop_everywhere(world, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 1)
+    stop_everywhere(world, tell, workload, tuple((Mode.FAIL, *fault) for fault in FAULTS), judge_fault, 1)

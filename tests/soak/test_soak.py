@@ -28,6 +28,7 @@ from pfsmount.repo.refs import RefKind
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import lookup
 from tests.conftest import ROOT
+from tests.figures import Tell
 from tests.mounted.conftest import Mount, fuse_problem
 from tests.soak.states import number_of
 from tests.soak.worker import ROLES, read_directory, read_version
@@ -222,35 +223,43 @@ def check_end(soak: Soak) -> dict[str, int]:
     return check_acknowledged(soak)
 
 
-def tell(soak: Soak, counts: dict[str, int], before: int) -> None:
-    """Print the figures."""
-    print(
-        f"{counts['commit']} acknowledged commits, {counts.get('tag', 0)} tags and {counts.get('written', 0)} states written in the mount, "
-        f"none missing, {counts['reachable']} commits reachable ({counts.get('outrun', 0)} merges outrun by puts); {counts.get('read', 0)} versions read, none half; "
-        f"{counts.get('checked', 0)} fsck --data, all clean; {counts.get('collected', 0)} gc dropped {counts['dropped']:,} objects "
-        f"and freed {counts['bytes freed'] >> 20} MiB; {sum(soak.kills.values())} processes killed, {soak.kills['daemon']} of them the mount's; "
-        f"index from {before / GIB:.3f} to {soak.index_bytes() / GIB:.3f} GiB"
+def count_all(tell: Tell, of: str, soak: Soak, counts: dict[str, int]) -> None:
+    """Tell the figures."""
+    tell(
+        "soak",
+        of,
+        acknowledged_commits_none_missing=counts["commit"],
+        tags=counts.get("tag", 0),
+        states_written_in_the_mount=counts.get("written", 0),
+        commits_reachable=counts["reachable"],
+        merges_outrun_by_puts=counts.get("outrun", 0),
+        versions_read_none_half=counts.get("read", 0),
+        fsck_with_data_all_clean=counts.get("checked", 0),
+        gc=counts.get("collected", 0),
+        objects_dropped=counts["dropped"],
+        MiB_freed=counts["bytes freed"] >> 20,
+        processes_killed=sum(soak.kills.values()),
+        mounts_killed=soak.kills["daemon"],
+        MiB_index=soak.index_bytes() >> 20,
     )
 
 
-def test_eleven_processes_and_kills(soak: Soak) -> None:
+def test_eleven_processes_and_kills(soak: Soak, tell: Tell) -> None:
     """Some seconds of it; nothing acknowledged is lost, nobody sees half a state."""
-    before = soak.index_bytes()
     soak.run(4, 0.7)
     counts = check_end(soak)
     assert counts["commit"] > 5
-    tell(soak, counts, before)
+    count_all(tell, "some seconds", soak, counts)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_minute_while_the_index_grows_past_one_gib(soak: Soak) -> None:
+def test_a_minute_while_the_index_grows_past_one_gib(soak: Soak, tell: Tell) -> None:
     """A minute of it, with an index that begins just below 1 GiB."""
     fill(soak.store, GIB - (4 << 20))
-    before = soak.index_bytes()
-    assert before < GIB
+    assert soak.index_bytes() < GIB
     soak.run(60, 1.2)
     assert soak.index_bytes() > GIB
     counts = check_end(soak)
-    tell(soak, counts, before)
+    count_all(tell, "a minute, with an index that grows past 1 GiB", soak, counts)
     assert counts["read"] > 10
