@@ -24,8 +24,9 @@ def delete_repo(store: Store, name: str, *, force: bool) -> None:
     """
     repo = store.repo(name)
     top = store.path / "worktrees" / f"{repo.id:016x}"
-    with worktrees_locked(sorted(top.iterdir()) if top.is_dir() else [], f"{name} was not deleted", force=force):
-        with reserve_lent(store.path):
+    paths = sorted(top.iterdir()) if top.is_dir() else []
+    with worktrees_locked(paths, f"{name} was not deleted", force=force):
+        with reserve_lent(store.path), _work_set_aside(paths):
             store.delete_repo(name)
         shutil.rmtree(top, ignore_errors=True)
 
@@ -49,7 +50,8 @@ def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) ->
 def _work_set_aside(paths: list[Path]) -> Iterator[None]:
     """Give what makes uncommitted work other names, durable, for the length of a block; back when it raises.
 
-    A crash between a branch's end and that of its directory must not leave its work to another branch of that name.
+    A crash between a branch's end and that of its directory must not leave its work to another branch of that name, nor let gc keep for ever what
+    the work of a repo that is gone was on top of.
     """
     aside: list[tuple[Path, Path]] = []
     try:

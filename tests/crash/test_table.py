@@ -30,6 +30,8 @@ from tests.crash.workloads import (
     World,
 )
 
+DEV_WORK = DIRTY[1].replace('"master"', '"dev"')
+"""Uncommitted changes on the branch `dev`."""
 DOCUMENT = ROOT / "docs" / "CRASHES.md"
 PUT: Command = ("pfs", "put", "{files}/photos", "images@master:/")
 COMMIT: Command = ("pfs", "commit", "images@master", "-m", "work")
@@ -101,10 +103,26 @@ ROWS = (
     Row("turn-old-data", (*FILLED, DIRTY), COMMIT, "unlink */data/*", files("worktrees/*/master/data/*"), done=True),
     Row(
         "branch-deleted",
-        (*BRANCHED, ("python", DIRTY[1].replace('"master"', '"dev"'), "{log}")),
+        (*BRANCHED, ("python", DEV_WORK, "{log}")),
         ("pfs", "branch", "-d", "-f", "images@dev"),
         "unlink /worktrees/*",
         files("worktrees/*/dev"),
+        done=True,
+    ),
+    Row(
+        "branch-moved",
+        (*BRANCHED, ("python", DEV_WORK, "{log}"), ("pfs", "commit", "images@dev", "-m", "work")),
+        ("pfs", "branch", "--move", "images@dev", "side"),
+        "unlink /worktrees/*",
+        files("worktrees/*/dev"),
+        done=True,
+    ),
+    Row(
+        "repo-deleted",
+        (*FILLED, DIRTY, ("pfs", "repo", "create", "other")),
+        ("pfs", "repo", "delete", "-f", "images"),
+        "unlink /worktrees/*",
+        files("worktrees/*/master/deleted.journal.0"),
         done=True,
     ),
     Row(
@@ -142,22 +160,82 @@ def _judge(store: Path, row: Row, kept: View, before: View) -> None:
     check_stopped(store, kept, (now,))
 
 
-def test_a_new_branch_has_nothing_of_a_deleted_one(world: World) -> None:
-    """Killed at any step of deleting a branch with uncommitted work: a branch that is made with its name afterwards has none."""
-    dirty = ("python", DIRTY[1].replace('"master"', '"dev"'), "{log}")
-    delete = ("pfs", "branch", "-d", "-f", "images@dev")
-    for command in (*BRANCHED, dirty):
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A command after which a name is free, and what makes it a branch again."""
+
+    name: str
+    prepare: tuple[Command, ...]
+    command: Command
+    again: tuple[Command, ...]
+    """The first of these fails while the command has not done its work."""
+    empty: tuple[str, ...]
+    """Branches without uncommitted work, whenever the name is free."""
+
+
+DELETE: Command = ("pfs", "branch", "-d", "-f", "images@dev")
+REMOVALS = (
+    Removal(
+        "delete",
+        (*BRANCHED, ("python", DEV_WORK, "{log}")),
+        DELETE,
+        (("pfs", "branch", "images@dev", "images@master"),),
+        ("images@dev",),
+    ),
+    Removal(
+        "move",
+        (*BRANCHED, ("python", DEV_WORK, "{log}"), ("pfs", "commit", "images@dev", "-m", "work")),
+        ("pfs", "branch", "--move", "images@dev", "side"),
+        (("pfs", "branch", "images@dev", "images@master"),),
+        ("images@dev", "images@side"),
+    ),
+    Removal(
+        "delete-repo",
+        (*FILLED, DIRTY),
+        ("pfs", "repo", "delete", "-f", "images"),
+        (("pfs", "repo", "create", "images"), ("pfs", "put", "{files}/old", "images@master:/old")),
+        ("images@master",),
+    ),
+)
+
+
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda one: one.name)
+def test_a_new_branch_has_nothing_of_an_old_one(removal: Removal, world: World) -> None:
+    """Killed at any step of deleting or renaming a branch, or of deleting a repo: a branch that is made with its name afterwards has no uncommitted work."""
+    for command in removal.prepare:
         world.good(command)
-    kept = world.root / "kept"
-    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb"))
-    steps = world.good(delete).steps
+    steps = kept_before(world, removal.command)
     for at in range(1, steps + 1):
-        world.copy_from(kept)
-        assert world.run(delete, mode=Mode.KILL, at=at).code == -9
-        made = world.run(("pfs", "branch", "images@dev", "images@master"))
-        said = world.good(("pfs", "status", "images@dev")).out
-        if made.code == 0:
+        world.copy_from(world.root / "kept")
+        assert world.run(removal.command, mode=Mode.KILL, at=at).code == -9
+        free = world.run(removal.again[0]).code == 0
+        for command in removal.again[1:] if free else ():
+            world.good(command)
+        for branch in removal.empty if free else ():
+            said = world.good(("pfs", "status", branch)).out
             assert "nothing" in said, f"killed at step {at}: {said}"
+
+
+def test_a_branch_moved_to_the_name_of_a_deleted_one_has_nothing_of_it(world: World) -> None:
+    """The directory of the deleted branch's uncommitted work is still there; killed at any step, the branch that gets its name begins with nothing."""
+    for command in (*BRANCHED, ("python", DEV_WORK, "{log}"), ("pfs", "branch", "images@fine", "images@master")):
+        world.good(command)
+    assert world.run(DELETE, mode=Mode.KILL, at=1, match="unlink /worktrees/*").code == -9
+    assert any(world.store.glob("worktrees/*/dev/deleted.*"))
+    move = ("pfs", "branch", "--move", "images@fine", "dev")
+    steps = kept_before(world, move)
+    for at in range(1, steps + 1):
+        world.copy_from(world.root / "kept")
+        assert world.run(move, mode=Mode.KILL, at=at).code == -9
+        world.run(move)
+        said = world.good(("pfs", "status", "images@dev")).out
+        assert "nothing" in said, f"killed at step {at}: {said}"
+
+
+def kept_before(world: World, command: Command) -> int:
+    """Keep a copy of the store in `kept`; how many steps a command has in it."""
+    shutil.copytree(world.store, world.root / "kept", ignore=shutil.ignore_patterns("lock.mdb"))
+    return world.good(command).steps
 
 
 def test_the_document_has_these_rows() -> None:
