@@ -26,7 +26,7 @@ from pfsmount.tree.entry import Entry
 from pfsmount.tree.merge import Resolution
 
 T = TypeVar("T")
-_RETRIES = 8
+_TRIES = 100
 _DIFF_STEP = 500
 
 
@@ -161,13 +161,16 @@ class Turning:
         """
         await in_thread(self._kernel.sync_pages)
         async with self._turning:
-            for attempt in range(_RETRIES):
-                await self._follow()
-                self.place.worktree.check_conflicts()
-                result = await self._commit_once(message, paths, author, last=attempt + 1 == _RETRIES)
-                if result is not None:
-                    await self._tell(result.effects)
-                    return result
+            with self.place.worktree.turn_of_branch() as turn:
+                for attempt in range(_TRIES):
+                    await in_thread(turn.wait)  # the gate is open meanwhile
+                    await self._follow()
+                    self.place.worktree.check_conflicts()
+                    result = await self._commit_once(message, paths, author, last=attempt + 1 == _TRIES)
+                    if result is not None:
+                        await self._tell(result.effects)
+                        return result
+                    turn.lost()
         raise AssertionError("unreachable")
 
     async def _commit_once(

@@ -20,6 +20,7 @@ from pfsmount.repo.local_steps import Exclude
 from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.stat_cache import StatCache
 from pfsmount.repo.store import Store
+from pfsmount.repo.turns import Turn
 from pfsmount.tree.diff import directory_pairs
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup
 from pfsmount.tree.edit import edit_directory, edit_paths, replace_contents
@@ -160,19 +161,22 @@ def commit_edit(
 
     Raises what `edit` raises, NoSpace.
     """
-    for attempt in range(_TRIES):
-        head = store.head(repo, branch)
-        base = store.empty_root() if head is None else store.read_commit(head).tree
-        tree = edit(base)
-        if tree == base:
-            if batch.objects_added:  # what was lost, or found damaged and forgotten, is stored again
-                batch.flush()
-            return None
-        try:
-            return store.commit(batch, repo, branch, tree=tree, expected=head, message=message, origin=origin)
-        except Conflict:
-            if attempt + 1 == _TRIES:
-                raise
+    with Turn(store.path, store.repo(repo), branch) as turn:
+        for attempt in range(_TRIES):
+            turn.wait()
+            head = store.head(repo, branch)
+            base = store.empty_root() if head is None else store.read_commit(head).tree
+            tree = edit(base)
+            if tree == base:
+                if batch.objects_added:  # what was lost, or found damaged and forgotten, is stored again
+                    batch.flush()
+                return None
+            try:
+                return store.commit(batch, repo, branch, tree=tree, expected=head, message=message, origin=origin)
+            except Conflict:
+                if attempt + 1 == _TRIES:
+                    raise
+                turn.lost()
     raise AssertionError("unreachable")
 
 

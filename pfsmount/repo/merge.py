@@ -17,7 +17,7 @@ from pfsmount.ids import ObjectId, RepoPath, display
 from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import Commit, load_commit
 from pfsmount.repo.conflicts import PathConflict, last_changes, path_conflict, select
-from pfsmount.repo.merge_base import is_ancestor, merge_bases
+from pfsmount.repo.merge_base import Parting, is_ancestor, merge_bases
 from pfsmount.repo.pending_merge import (
     PendingMerge,
     drop_pending,
@@ -28,6 +28,7 @@ from pfsmount.repo.pending_merge import (
 )
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
+from pfsmount.repo.turns import Turn
 from pfsmount.revision import Revision, is_commit_prefix
 from pfsmount.tree.entry import Entry
 from pfsmount.tree.merge import Decide, MergePlan, Resolution, carry_out, plan_merge
@@ -100,13 +101,17 @@ def merge(
     name = f"{repo}@{resolved.branch or source}"
     if resolved.commit is None:
         raise InvalidInput(f"{name} has no commits, so there is nothing to merge")
-    run = _Merge(store, repo, name, resolved.commit, branch, message, side, fast_forward)
-    for attempt in range(_TRIES):
-        try:
-            return run.once()
-        except (Conflict, Collected):
-            if attempt + 1 == _TRIES:
-                raise
+    parting = Parting(store.objects, resolved.commit)
+    run = _Merge(store, repo, name, resolved.commit, branch, message, side, fast_forward, parting)
+    with Turn(store.path, resolved.repo, branch) as turn:
+        for attempt in range(_TRIES):
+            turn.wait()
+            try:
+                return run.once()
+            except (Conflict, Collected):
+                if attempt + 1 == _TRIES:
+                    raise
+                turn.lost()
     raise AssertionError("unreachable")
 
 
@@ -120,6 +125,7 @@ class _Merge:
     message: str | None
     side: Resolution | None
     fast_forward: bool
+    parting: Parting
 
     def once(self) -> MergeReport:
         """Raises Conflict when the head, or what was decided, moved meanwhile."""
@@ -127,7 +133,8 @@ class _Merge:
         head = store.head(self.repo, self.branch)
         mine = None if head is None else store.read_commit(head)
         pending = read_pending(store, self.repo, self.branch)
-        if mine is not None and is_ancestor(store.objects, self.theirs, mine):
+        bases = [] if mine is None else self.parting.bases(mine)
+        if mine is not None and bases == [self.theirs]:
             if pending is not None and pending.source == self.source:
                 drop_pending(store, self.repo, self.branch)
             return MergeReport(MergeState.UP_TO_DATE, mine)
@@ -136,21 +143,20 @@ class _Merge:
                 f"a merge of {display(pending.source)} into {self.title} waits, with decisions; nothing was changed",
                 hint=f"finish it with 'pfs merge {display(pending.source)} {self.title}', or drop it with 'pfs merge --abort {self.title}'",
             )
-        if mine is None or (self.fast_forward and is_ancestor(store.objects, mine, self.theirs)):
+        if mine is None or (self.fast_forward and bases == [mine]):
             why = f"merge {self.source}"
             store.set_ref(self.repo, RefKind.BRANCH, self.branch, self.theirs.id, expected=head, why=why)
             drop_pending(store, self.repo, self.branch)
             return MergeReport(MergeState.FAST_FORWARD, self.theirs)
-        return self._three_way(mine, pending)
+        return self._three_way(mine, bases, pending)
 
     @property
     def title(self) -> str:
         return f"{self.repo}@{self.branch}"
 
-    def _three_way(self, mine: Commit, pending: PendingMerge | None) -> MergeReport:
+    def _three_way(self, mine: Commit, bases: list[Commit], pending: PendingMerge | None) -> MergeReport:
         store = self.store
         with store.objects.batch() as batch:
-            bases = merge_bases(batch, mine, self.theirs)
             decide = _decider(pending, self.side)
             plan = _plan(batch, bases, mine, self.theirs, self.source, decide)
             dropped = _dropped(pending, plan)

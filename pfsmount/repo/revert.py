@@ -15,6 +15,7 @@ from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, path_conflict
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
+from pfsmount.repo.turns import Turn
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.edit import replace_contents
 from pfsmount.tree.entry import Entry
@@ -52,12 +53,15 @@ def revert(
 
     Raises NotFound (the branch has no commits), Conflict (the branch keeps moving), NoSpace; then nothing has changed.
     """
-    for attempt in range(_TRIES):
-        try:
-            return _once(store, repo, branch, commits, message, side)
-        except (Conflict, Collected):
-            if attempt + 1 == _TRIES:
-                raise
+    with Turn(store.path, store.repo(repo), branch) as turn:
+        for attempt in range(_TRIES):
+            turn.wait()
+            try:
+                return _once(store, repo, branch, commits, message, side)
+            except (Conflict, Collected):
+                if attempt + 1 == _TRIES:
+                    raise
+                turn.lost()
     raise AssertionError("unreachable")
 
 

@@ -52,6 +52,7 @@ from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Effects, Node, ReadOnly, State
 from pfsmount.repo.refs import RefKind, RefMove, RepoInfo, WorktreeState, get_worktree, put_worktree
 from pfsmount.repo.store import Store
+from pfsmount.repo.turns import Turn
 from pfsmount.repo.worktree_commit import Cut
 from pfsmount.repo.worktree_rebase import Move
 from pfsmount.repo.worktree_replay import NextState, Replay
@@ -60,7 +61,7 @@ from pfsmount.tree.entry import Entry
 from pfsmount.tree.merge import Resolution
 
 log = logging.getLogger(__name__)
-_RETRIES = 8
+_TRIES = 100
 _LEAF_MAX = 255
 _BRANCH_MAX = 200
 
@@ -594,37 +595,45 @@ class Worktree(WorktreeLook):
         Raises Conflict (with paths), NotFound (a path), Busy, NoSpace, OSError, Corrupt; then nothing is committed and nothing lost.
         """
         effects = Effects([], [])
-        for attempt in range(_RETRIES):
-            effects.add(self.follow())
-            self.check_conflicts()
-            if self.journal is None:
-                return CommitResult(None, (), effects)
-            cut = self.cut(paths)
-            try:
-                with self.objects.batch() as batch:
-                    root = self.ingest(cut, batch)
-                    unversioned = tuple(cut.unversioned)
-                    if not self.is_worth_a_commit(cut, root):
-                        return CommitResult(None, unversioned, effects)
-                    batch.flush_if_large()
-                    after = self.settle(cut)
-                    try:
-                        commit, journal = self.finish_commit(cut, after, batch, root, message, author)
-                    except Conflict:
-                        if attempt + 1 == _RETRIES:
-                            raise
-                        continue
-                    effects.add(self.apply(after, commit.id, commit.tree, journal))
-            except Collected:
-                if attempt + 1 == _RETRIES:
-                    raise
-                continue
-            finally:
-                self.release_cut(cut)
-                self.data.empty_trash()
-            self.release_if_clean()
-            return CommitResult(commit, unversioned, effects)
+        with self.turn_of_branch() as turn:
+            for attempt in range(_TRIES):
+                turn.wait()
+                effects.add(self.follow())
+                self.check_conflicts()
+                if self.journal is None:
+                    return CommitResult(None, (), effects)
+                try:
+                    return self._commit_once(message, paths, author, effects)
+                except (Conflict, Collected):
+                    if attempt + 1 == _TRIES:
+                        raise
+                    turn.lost()
         raise AssertionError("unreachable")
+
+    def _commit_once(
+        self, message: str, paths: Collection[RepoPath] | None, author: str | None, effects: Effects
+    ) -> CommitResult:
+        """Raises Conflict when the head moved, Collected when a gc came between; then nothing has changed."""
+        cut = self.cut(paths)
+        try:
+            with self.objects.batch() as batch:
+                root = self.ingest(cut, batch)
+                unversioned = tuple(cut.unversioned)
+                if not self.is_worth_a_commit(cut, root):
+                    return CommitResult(None, unversioned, effects)
+                batch.flush_if_large()
+                after = self.settle(cut)
+                commit, journal = self.finish_commit(cut, after, batch, root, message, author)
+                effects.add(self.apply(after, commit.id, commit.tree, journal))
+        finally:
+            self.release_cut(cut)
+            self.data.empty_trash()
+        self.release_if_clean()
+        return CommitResult(commit, unversioned, effects)
+
+    def turn_of_branch(self) -> Turn:
+        """What commits here share with other writers of the branch."""
+        return Turn(self.store.path, self.repo, self.branch)
 
     def is_worth_a_commit(self, cut: Cut, root: Entry) -> bool:
         """False when what was cut is what the base has, but for times."""

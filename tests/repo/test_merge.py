@@ -20,7 +20,7 @@ from pfsmount.repo import merge as merge_module
 from pfsmount.repo import pending_merge
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.merge import MergeReport, MergeState, abort, look, merge, resolve
-from pfsmount.repo.merge_base import is_ancestor, merge_bases
+from pfsmount.repo.merge_base import Parting, is_ancestor, merge_bases
 from pfsmount.repo.pending_merge import read_pending
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
@@ -101,7 +101,7 @@ def fork(store: Store, base: dict[str, str | None], mine: dict[str, str | None],
 # Merge bases
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=2, max_size=14), st.integers(0, 1 << 30))
 def test_merge_bases_of_any_history(store: Store, shape: list[list[int]], seed: int) -> None:
     """The best common ancestors, by looking at all ancestors, whatever the clocks said when the commits were made."""
@@ -123,6 +123,12 @@ def test_merge_bases_of_any_history(store: Store, shape: list[list[int]], seed: 
             assert {found.id for found in merge_bases(batch, one, other)} == want
             assert merge_bases(batch, one, other) == merge_bases(batch, other, one)
             assert is_ancestor(batch, one, other) == (one.id in above[other.id])
+        other = made[-1]
+        parting = Parting(batch, other)
+        for head in made[-1:] + made:  # mostly one on top of another, now and then a reset
+            common = above[head.id] & above[other.id]
+            want = {id for id in common if not any(id in above[rival] for rival in common - {id})}
+            assert {found.id for found in parting.bases(head)} == want
 
 
 def test_criss_cross(store: Store) -> None:

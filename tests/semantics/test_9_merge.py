@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from pfsmount.repo.store import Store
+from tests.repo import competing
 from tests.semantics.scene import Scene, wait_for
 
 
@@ -228,6 +230,23 @@ def test_races(mounted: Scene) -> None:
     want = {"seed", *(f"{name}{i}" for name in ("put", "cp", "merge", "commit", "control") for i in range(2))}
     assert set(mounted.ls("images@master")) == want
     wait_for(lambda: {path.name for path in mounted.master.iterdir()} == want, "the mount to show all of it")
+
+
+def test_nobody_loses_for_ever(scene: Scene) -> None:
+    """S290 Whoever competes for a branch comes through
+
+    Also a merge of a long history, a revert or a commit of uncommitted work beside puts in a loop. Who came too late three times goes first: the others wait
+    for it, at most ten seconds, so that one that was stopped holds up nobody for long.
+    """
+    with Store.open(scene.store) as store:
+        competing.put(store, "master", "base", "0")
+        store.create_branch("images", "side", store.head("images", "master"))
+        competing.grow(store, "master", 300)
+    found = competing.compete(scene.store)
+    for who, (times, most) in found.items():
+        assert times >= 2, who
+        # three times before it goes first, then once for each other that had looked at the head already
+        assert most <= 3 + len(found) - 1, f"{who} lost {most} times in a row"
 
 
 def _python() -> Path:
