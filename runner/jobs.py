@@ -163,13 +163,14 @@ class JobStore:
                 self._sweep_one(path)
 
     def _sweep_one(self, path: Path) -> None:
+        # a name with a dot is being made just now, unless it is old
+        with suppress(OSError):
+            if path.name.startswith(".") and time.time() - path.stat().st_mtime < _LEFT_OVER_S:
+                return
         fd = _open_lock(path)
         if fd is None:
             return
         try:
-            # a name with a dot is being made just now, unless it is old
-            if path.name.startswith(".") and time.time() - os.fstat(fd).st_mtime < _LEFT_OVER_S:
-                return
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unmount_noted(path)
             remove_tree(path)
@@ -195,8 +196,9 @@ class JobDirectory:
 
 
 def _open_lock(directory: Path) -> int | None:
+    """The lock of a job's directory; made anew where a runner was killed while it deleted the directory, the lock before the rest."""
     try:
-        return os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+        return os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
 

@@ -51,6 +51,8 @@ class Acknowledged:
     """Files that were changed on the way here, so that what the acknowledgement before said of them is over."""
     gone: frozenset[str] = frozenset()
     """Commits that gc may have removed on the way here."""
+    saved: frozenset[str] = frozenset()
+    """Keys of the datums whose results were saved so far."""
 
 
 def view_of(store: Store) -> View:

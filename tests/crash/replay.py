@@ -50,6 +50,8 @@ _DSYNC = 1
 _SINGLES_MAX = 6
 _VOLATILE = ("index/lock.mdb", "cache/lock.mdb", "run", "reserve")
 """What no power cut leaves, or nobody reads: LMDB makes its lock file anew when nobody has it open; sockets and logs of mounts."""
+_LEFT_OVERS = b"jobs/"
+"""What runs of jobs work in, and only their sweep looks at afterwards: disks that differ in nothing else are one, built as the first of them was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,10 +370,12 @@ class ContentCache:
 
 
 def state_key(state: State) -> bytes:
-    """Equal for equal states."""
+    """Equal for equal states, as far as anything is read of them."""
     return hash_bytes(
         b"".join(
-            path + b"\0" + (made.id if made else b"-") for path, made in sorted(state.items(), key=lambda item: item[0])
+            path + b"\0" + (made.id if made else b"-")
+            for path, made in sorted(state.items(), key=lambda item: item[0])
+            if not path.startswith(_LEFT_OVERS)
         )
     )
 

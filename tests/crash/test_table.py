@@ -18,6 +18,7 @@ from pfsmount.repo import fsck
 from pfsmount.repo.reflog import last_number
 from tests.conftest import ROOT
 from tests.crash.checking import View, check_stopped, in_child, shape_at, view_at
+from tests.crash.jobs import FILES, MENDED, RUN
 from tests.crash.shim import TORN, Mode
 from tests.crash.workloads import (
     BRANCHED,
@@ -125,6 +126,8 @@ ROWS = (
         files("worktrees/*/master/deleted.journal.0"),
         done=True,
     ),
+    Row("job-interrupted", FILES, RUN, "write /segments/*.tiny", files("jobs/job-*/d"), done=None),
+    Row("job-left-over", (*FILES, MENDED), RUN, "unlink /jobs/*/d/*/log", files("jobs/job-*/d"), done=True),
     Row(
         "merge-unrecorded",
         BRANCHED,

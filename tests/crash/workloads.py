@@ -180,7 +180,7 @@ class World:
             "tiny/t": b"t",
             "other": b"other" * 1000,
             "mine": b"mine" * 400,
-            "job.py": JOB.encode(),
+            "fails": b"fail",
             "large": b"B" * (5 << 20),
             "larger": b"B" * (5 << 20) + b"C" * 300_000,
         }.items():
@@ -220,11 +220,6 @@ class World:
                 run_unmount(str(self.point), lazy=True, force=True)
 
 
-JOB = """\
-import pathlib
-for path in pathlib.Path("/pfs/images").iterdir():
-    (pathlib.Path("/pfs/out") / path.name).write_text(str(path.lstat().st_size))
-"""
 INIT: Command = ("pfs", "init")
 IMAGES: tuple[Command, ...] = (INIT, ("pfs", "repo", "create", "images"))
 FILLED: tuple[Command, ...] = (*IMAGES, ("pfs", "put", "{files}/old", "{files}/gone", "{files}/big", "images@master:/"))
@@ -404,6 +399,7 @@ def _content(told: str | list[str] | None) -> Content:
 def acknowledgements(steps: list[Step]) -> Iterator[Acknowledged]:
     """What the marks of a log say."""
     files: dict[str, Content] = {}
+    saved: frozenset[str] = frozenset()
     for step in steps:
         if step.type == MARK:
             told: Mapping[str, Any] = json.loads(step.data)
@@ -411,4 +407,5 @@ def acknowledgements(steps: list[Step]) -> Iterator[Acknowledged]:
             new = {name: _content(data) for name, data in told.get("files", {}).items()}
             files = {name: data for name, data in files.items() if name not in touched} | new
             view: View = told["view"]
-            yield Acknowledged(view, files, touched, frozenset(told.get("gone", ())))
+            saved |= frozenset(told.get("saved", ()))
+            yield Acknowledged(view, files, touched, frozenset(told.get("gone", ())), saved)
