@@ -102,7 +102,7 @@ def steps(path: Path) -> int:
     return int((path.parent / "steps").read_text(encoding="ascii"))
 
 
-@pytest.mark.parametrize("points", [4, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("points", [4, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_a_kill_at_any_step_leaves_a_whole_store_and_the_next_gc_ends_the_work(tmp_path: Path, points: int) -> None:
     history = make(tmp_path / "store", 16 if points < 10 else 25)
     count = steps(tmp_path / "store")

@@ -410,6 +410,7 @@ def test_any_flipped_byte_is_found(rich: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("start", range(100, 500, 20))
 def test_any_flipped_byte_is_found_long(rich: Path, start: int) -> None:
     """The same, many times."""

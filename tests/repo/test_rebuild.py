@@ -266,6 +266,7 @@ def test_flipped_bits_in_the_index(rich: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("start", range(100, 300, 20))
 def test_flipped_bits_in_the_index_long(rich: Path, tmp_path: Path, start: int) -> None:
     """The same, many times."""
