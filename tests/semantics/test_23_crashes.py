@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -73,3 +74,32 @@ def test_a_full_disk(scene: Scene) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pfs: no space left" in done.stderr
     assert "freed 10.0 MiB" in done.stdout
+
+
+def test_a_killed_job(jobs: Scene) -> None:
+    """S270 A crash leaves a job's output and its provenance both, or neither
+
+    At whatever instant `pfsjob run` is killed, or the power fails: the output branch has the results of all datums, and the job that made them is recorded, or it is as before. A job of which datums
+    failed is kept as it ended, once the command said so. The next run just works.
+    """
+    jobs.put({"a": "1", "b": "bad"})
+    run = ("--input", "images@master:/*", "--output", "sizes@master", "--", "sh", "-c")
+    program = "cd /pfs/images; for f in *; do grep -q bad $f && exit 3; wc -c < $f > /pfs/out/$f; done; exit 0"
+    failed = jobs.job(*run, program, code=1)["job"]
+    jobs.put({"b": "good"})
+    for seconds in (0.4, 0.6, 0.8):
+        with jobs.start("pfsjob", "run", *run, program) as process:
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+        made = jobs.log("sizes@master")
+        listed = json.loads(jobs.run("pfsjob", "list", "--json").stdout)
+        assert [job["commit"] for job in listed if job["state"] == "success"] == [commit["id"] for commit in made]
+        if made:
+            assert jobs.ls("sizes@master") == ["a", "b"]
+        jobs.pfs("fsck", "--data")
+    jobs.job(*run, program)
+    assert jobs.cat("sizes@master:/b").split() == ["4"]
+    shown = json.loads(jobs.run("pfsjob", "inspect", failed, "--json").stdout)
+    assert (shown["state"], shown["processed"], shown["failed"]) == ("failed", 1, 1)
