@@ -16,6 +16,9 @@ from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.store import Store
 from tests.figures import Tell, summary, teller
 
+# Installed commands find themselves compiled. With this set, as on some machines, each of the thousands of commands here would compile itself anew: a third of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -374,8 +374,9 @@ class Operations(pyfuse3.Operations):
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
-            # The kernel asks for security.capability before each write: this must cost nothing.
-            raise FUSEError(errno.ENODATA if name.startswith(b"security.") else errno.EOPNOTSUPP)
+            # The kernel asks for security.capability before each write, so this must cost nothing. `ls -l` asks for security.selinux: told that
+            # there is none it asks for each file, told that there cannot be any it asks once.
+            raise FUSEError(errno.EOPNOTSUPP)
         try:
             xattrs = self._fs.xattrs(inode)
         except Exception as error:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import ID_BYTES, ObjectId
@@ -44,9 +43,8 @@ _FILE = int(Kind.FILE)
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY, 3: Kind.SYMLINK}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file, directory or symlink without its name."""
+class Entry(NamedTuple):
+    """A file, directory or symlink without its name. (A tuple is made in a third of the time of a frozen dataclass, and listings make one for each name.)"""
 
     kind: Kind
     mode: int
@@ -109,7 +107,7 @@ class Entry:
 
     def replace(self, **changes: object) -> Entry:
         """A copy with some fields changed."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return self._replace(**changes)  # type: ignore[arg-type]
 
 
 def decode_entry(fixed: bytes, extra: bytes) -> Entry:
