@@ -28,12 +28,16 @@ from tests.crash.workloads import (
     COLLECTING,
     DIRTY,
     FILLED,
+    MOUNTED,
     WORKLOADS,
     Command,
+    CommandFailed,
     Workload,
     World,
     acknowledgements,
     prepare,
+    record,
+    write_through_mount,
 )
 from tests.figures import Tell
 
@@ -193,6 +197,46 @@ def test_killed_writers(world: World, tell: Tell) -> None:
 def test_all_killed_writers(world: World, tell: Tell) -> None:
     """At each step."""
     kill_writers(world, tell, 1)
+
+
+def kill_mounts(world: World, tell: Tell, every: int) -> None:
+    """Kill the daemon of a mount while files are written and committed through it: what had been fsynced or committed is there."""
+    recording = record(world, MOUNTED)
+    shutil.rmtree(world.store)
+    for command in MOUNTED.prepare:
+        world.good(command)
+    kept = world.root / "before"
+    shutil.copytree(world.store, kept, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
+    start = Acknowledged(view_at(world.store))
+    count = 0
+    for number, at in enumerate(range(1, recording.count + 1, every)):
+        world.copy_from(kept)
+        world.log.unlink(missing_ok=True)
+        with suppress(OSError, CommandFailed):
+            write_through_mount(world, mode=Mode.KILL, at=at, options=TORN if number % 2 else 0)
+        world.clean_up()
+        told = [start, *acknowledgements([*read_log(world.log)])]
+        marks = len(told) - 1
+        why = in_child(
+            partial(check_store, world.store, [*told, *recording.acknowledged[marks + 1 :]], marks, refs=False)
+        )
+        assert why is None, f"killed at step {at} of {recording.count}, {marks} acknowledged:\n{why}"
+        count += 1
+    tell("kills", "a mount", crash_points=recording.count, runs=count)
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_killed_mounts(world: World, tell: Tell) -> None:
+    """At some of the steps."""
+    kill_mounts(world, tell, 25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("need_fuse")
+def test_all_killed_mounts(world: World, tell: Tell) -> None:
+    """At each step, in the middle of every second one that writes."""
+    kill_mounts(world, tell, 1)
 
 
 def write_with_faults(world: World, at: int, error: int, options: int) -> str:

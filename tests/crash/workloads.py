@@ -154,6 +154,10 @@ with Store.open(Path(os.environ["PFS_STORE"]), StoreSettings(segment_size=20_000
 """
 
 
+class CommandFailed(AssertionError):
+    """A command that should have done what it was told has not."""
+
+
 class World:
     """A place where workloads run: the zygote, a store, some files."""
 
@@ -206,7 +210,8 @@ class World:
     def good(self, command: Command, **options: Any) -> Done:
         """Run one command, which must do what it is told."""
         done = self.run(command, **options)
-        assert done.code == 0, f"{command}: {done.code}\n{done.out}{done.errors}"
+        if done.code:
+            raise CommandFailed(f"{command}: {done.code}\n{done.out}{done.errors}")
         return done
 
     def commit_beside(self) -> subprocess.CompletedProcess[str]:
@@ -233,10 +238,13 @@ BRANCHED: tuple[Command, ...] = (
 )
 
 
-def write_through_mount(world: World) -> None:
-    """A mount, files written and fsynced through it, commits by the command, all recorded."""
+def write_through_mount(world: World, **stop: Any) -> None:
+    """A mount, files written and fsynced through it, commits by the command, all recorded, unless `stop` says how the daemon is to be stopped.
+
+    Raises OSError or CommandFailed when the daemon is no more.
+    """
     world.point.mkdir(exist_ok=True)
-    world.good(("pfs", "mount", "{mnt}"), mode=Mode.RECORD)
+    world.good(("pfs", "mount", "{mnt}"), **(stop or {"mode": Mode.RECORD}))
     top = world.point / "images@master"
 
     def told(touched: Sequence[str] = (), **files: bytes | None) -> None:
