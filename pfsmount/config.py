@@ -21,6 +21,8 @@ class StoreSettings:
     """Most locations published in one index transaction (they hold the only writer lock)."""
     batch_bytes: int = 256 * MIB
     """Most bytes appended before they are made durable and published."""
+    adopt_bytes: int = 64 * MIB
+    """A file of a worktree that is at least this large becomes a segment instead of being copied into one."""
 
 
 DEFAULT_SETTINGS = StoreSettings()

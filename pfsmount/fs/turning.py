@@ -17,6 +17,7 @@ import trio
 from pfsmount.errors import Collected, Conflict, NotFound
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.ids import RepoPath
+from pfsmount.objects.store import Batch, seal_adopted
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import Effects
 from pfsmount.repo.worktree import CommitResult
@@ -185,7 +186,7 @@ class Turning:
         async with self._quiet():
             cut = await self._patiently(lambda: worktree.cut(paths))
         try:
-            with worktree.objects.batch() as batch:
+            async with self._batch() as batch:
                 root = await in_thread(lambda: worktree.ingest(cut, batch, lambda _: self._thaw()))
                 unversioned = tuple(cut.unversioned)
                 if not worktree.is_worth_a_commit(cut, root):
@@ -211,7 +212,18 @@ class Turning:
             self.place.wake_writers()
         worktree.release_if_clean()
         await in_thread(worktree.data.empty_trash)
+        await in_thread(lambda: seal_adopted(worktree.objects, batch.adopted))
         return CommitResult(commit, unversioned, effects)
+
+    @asynccontextmanager
+    async def _batch(self) -> AsyncIterator[Batch]:
+        """A batch that gives back what it did not publish in another thread: that may wait for the disk."""
+        batch = self.place.worktree.objects.batch()
+        try:
+            yield batch
+        finally:
+            with trio.CancelScope(shield=True):
+                await in_thread(batch.close)
 
     def _thaw(self) -> None:
         # In the ingest's thread. The waiting count is checked before the hop because one costs 50 µs and there may be 100 000 files;

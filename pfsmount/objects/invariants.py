@@ -40,7 +40,11 @@ class Invariant(enum.Enum):
     SEGMENT_LENGTH = ("segment-length", _LOST, "a segment is at least as long as what was published of it")
     SEGMENT_READABLE = ("segment-readable", _LOST, "the disk gives back each byte of a segment")
     SEGMENT_HEADER = ("segment-header", _REPAIRABLE, "a tiny or meta segment begins with its header")
-    SEGMENT_OPEN = ("segment-open", _REPAIRABLE, "each unsealed segment, and no other, is listed as open")
+    SEGMENT_OPEN = (
+        "segment-open",
+        _REPAIRABLE,
+        "each unsealed segment with anything in it, and no sealed one, is listed as open",
+    )
     RECORD_CHECK = ("record-check", _REPAIRABLE, "each record of a tiny or meta segment has its header with its check")
     CONTENTS = ("contents", _REPAIRABLE, "each piece of a data segment stands in a table of contents")
     CONTENTS_CHAIN = ("contents-chain", _REPAIRABLE, "the tables of contents of a data segment can be followed back")

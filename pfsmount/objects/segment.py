@@ -45,6 +45,10 @@ _TOC_ENTRY = struct.Struct("<32sI")
 _SEAL = struct.Struct("<8sQQ32s8s")
 _SEAL_MAGIC = b"PFSSEAL1"
 _ROW = struct.Struct("<BB6xQQ16sIQ")
+_TOMBSTONE = struct.Struct("<II")
+_RANGE = struct.Struct("<QQ")
+WHOLE = (0, 1 << 63)
+"""The range of a tombstone that stands for all of a segment."""
 _ZEROS = bytes(BLOCK)
 
 
@@ -288,6 +292,11 @@ class TableOfContents:
         for id, length in self.pieces:
             yield id, Location(self.segment, offset, RecordKind.PIECE, length)
             offset = align(offset + length, BLOCK)
+
+
+def encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+    """The record that says that these ranges (start, end in bytes) of a segment are free."""
+    return _TOMBSTONE.pack(segment, 0) + b"".join(_RANGE.pack(start, end - start) for start, end in ranges)
 
 
 def encode_footer(payload: bytes, offset: int, store_id: bytes) -> bytes:

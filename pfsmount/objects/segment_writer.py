@@ -43,12 +43,15 @@ class SegmentWriter:
     """
 
     def __init__(self, path: Path, number: int, row: SegmentRow, store_id: bytes) -> None:
-        """Raises BlockingIOError when another process writes to it, OSError."""
+        """Raises BlockingIOError when another process writes to it, or it is still a file of a worktree too, OSError."""
         self.number, self.row = number, row
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = os.fstat(self._fd).st_size
+            info = os.fstat(self._fd)
+            size = info.st_size
+            if info.st_nlink > 1 and row.kind is SegmentKind.DATA:
+                raise BlockingIOError  # a file that was adopted has its other name still (`objects.adoption`)
             if row.kind is not SegmentKind.DATA:
                 size = max(size, self._write_header(encode_header(row.kind, number, store_id, row.nonce)))
         except BaseException:

@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
-from pfsmount.errors import Collected, Corrupt, NotFound
+from pfsmount.errors import Collected, Corrupt, NotFound, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
+from pfsmount.objects.adoption import PIECES_MAX, Adoption, Piece, announce, is_announced, link, runs_of
 from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.holds import Hold
 from pfsmount.objects.index import Index, Table, Transaction
@@ -33,6 +34,7 @@ from pfsmount.objects.segment import (
     FSCK_HINT,
     NO_SEGMENT,
     TINY_MAX,
+    WHOLE,
     Location,
     RecordKind,
     SegmentKind,
@@ -40,6 +42,7 @@ from pfsmount.objects.segment import (
     SegmentRow,
     TableOfContents,
     encode_footer,
+    encode_tombstone,
     segment_path,
 )
 from pfsmount.objects.segment_writer import SegmentWriter
@@ -167,6 +170,11 @@ class ObjectStore:
                 self._segments.popitem(last=False)
         return reader
 
+    def forget_segment(self, number: int) -> None:
+        """Close a segment whose file is gone."""
+        with self._lock:
+            self._segments.pop(number, None)
+
     def segment_row(self, number: int) -> SegmentRow | None:
         """What the index says of a segment. Raises Corrupt."""
         raw = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
@@ -227,6 +235,9 @@ class Batch:
         self._starts: dict[int, int] = {}
         """Segment → from where on this batch has appended to it; not those that `_hold` has."""
         self._hold: Hold | None = None
+        self._adoptions: list[Adoption] = []
+        self.adopted: list[int] = []
+        """Segments that files became, and that are published."""
         self._touched: dict[int, SegmentRow] = {}
         self._fresh: dict[ObjectId, bytes] = {}
         self._fresh_bytes = 0
@@ -242,16 +253,25 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what was not published; any number of times. May wait for the disk."""
         for writer in self._writers.values():
             with suppress(OSError):
                 writer.rollback()
             writer.close()
         self._writers.clear()
+        for adoption in self._adoptions:
+            with suppress(PfsError, OSError):  # then gc does it
+                withdraw(self.store, adoption.number, recorded=adoption.recorded)
+        self._adoptions.clear()
         self._pending.clear()
         self._contents.clear()
         self._fresh.clear()
         if self._hold is not None:
             self._hold.close()
+            self._hold = None
 
     # Reading
 
@@ -341,6 +361,29 @@ class Batch:
         self._added(id, location)
         return ticket
 
+    def adopt(self, source: Path, size: int, pieces: Sequence[Piece]) -> bool:
+        """Let a file become a data segment as it is, instead of adding its pieces; False where that cannot be. Raises NoSpace.
+
+        The file is durable. It must not change until this batch has ended, and never again if it was published; then whoever has it takes its old name away and
+        calls `seal_adopted`. From now on this batch publishes nothing but all at once, at its end: until then the file is not the store's.
+        """
+        runs = runs_of(pieces)
+        count = sum(len(run) for adoption in self._adoptions for run in adoption.runs)
+        if runs is None or count + len(pieces) > PIECES_MAX:
+            return False
+        with disk_errors("making a file a part of the store"):
+            adoption = announce(self.store.index, self._holding(), size, runs)
+            self._adoptions.append(adoption)
+            if not link(self.store.directory, adoption, source):
+                self._adoptions.remove(adoption)
+                withdraw(self.store, adoption.number, recorded=False)
+                return False
+        for id, location in adoption.locations():
+            if self._pending.setdefault(id, location) is location:
+                self.bytes_added += location.length
+                self.objects_added += 1
+        return True
+
     def add_object(self, kind: RecordKind, payload: bytes) -> ObjectId:
         """Add a node, manifest, commit or xattrs object. Raises NoSpace."""
         id = hash_bytes(payload, kind.hash_kind)
@@ -382,7 +425,10 @@ class Batch:
         self.objects_added += 1
         self._unsynced_bytes += location.length
         settings = self.store.settings
-        if len(self._pending) >= settings.publish_entries or self._unsynced_bytes >= settings.batch_bytes:
+        if self._adoptions:
+            if self._unsynced_bytes >= settings.batch_bytes:
+                self.prepare()
+        elif len(self._pending) >= settings.publish_entries or self._unsynced_bytes >= settings.batch_bytes:
             self.prepare()
             self._hold_segments()
             with self.store.index.write() as txn:
@@ -391,12 +437,17 @@ class Batch:
 
     def _hold_segments(self) -> None:
         """Keep from gc what is published before a commit names it."""
-        hold = self.store.hold or self._hold
-        if hold is None:
-            hold = self._hold = Hold(self.store.path)
+        hold = self._holding()
         for number, start in self._starts.items():
             hold.add_segment(number, start)
         self._starts.clear()
+
+    def _holding(self) -> Hold:
+        if self.store.hold is not None:
+            return self.store.hold
+        if self._hold is None:
+            self._hold = Hold(self.store.path)
+        return self._hold
 
     def _unsynced(self) -> int:
         return sum(writer.unsynced for writer in self._writers.values())
@@ -421,6 +472,9 @@ class Batch:
                     writer.sync()
             if self._contents:
                 self._append_contents()
+            for adoption in self._adoptions:
+                if not adoption.recorded:
+                    self._append_adopted(adoption)
             meta = self._writers.get(SegmentKind.META)
             if meta is not None:
                 meta.sync()
@@ -432,14 +486,22 @@ class Batch:
     def _append_contents(self) -> None:
         """One table for each stretch of pieces that follow each other in the data segment."""
         data = self._writers[SegmentKind.DATA]
-        meta = self._writer(SegmentKind.META)
         pieces = [(id, location.length) for id, location in self._contents]
         row = data.row
         before = None if row.contents_segment == NO_SEGMENT else (row.contents_segment, row.contents_offset)
-        table = TableOfContents(data.number, self._contents[0][1].offset, pieces, before).encode()
-        location = meta.append_record(RecordKind.CONTENTS, hash_bytes(table, RecordKind.CONTENTS.hash_kind), table)
-        row.contents_segment, row.contents_offset = location.segment, location.offset
+        self._append_table(row, TableOfContents(data.number, self._contents[0][1].offset, pieces, before))
         self._contents.clear()
+
+    def _append_adopted(self, adoption: Adoption) -> None:
+        adoption.recorded = True  # before: half of it may be there when one fails
+        for run in adoption.runs:
+            self._append_table(adoption.row, adoption.table(run))
+
+    def _append_table(self, row: SegmentRow, contents: TableOfContents) -> None:
+        table = contents.encode()
+        id = hash_bytes(table, RecordKind.CONTENTS.hash_kind)
+        location = self._writer(SegmentKind.META).append_record(RecordKind.CONTENTS, id, table)
+        row.contents_segment, row.contents_offset = location.segment, location.offset
 
     def _publish_pending(self, txn: Transaction) -> None:
         manifests = self._manifests
@@ -455,6 +517,17 @@ class Batch:
                 txn.put(Table.OBJECTS, file_id, where)
         for number, row in self._touched.items():
             txn.put(Table.SEGMENTS, number.to_bytes(4, "big"), row.encode())
+        for adoption in self._adoptions:
+            self._publish_adopted(txn, adoption)
+
+    def _publish_adopted(self, txn: Transaction, adoption: Adoption) -> None:
+        key = adoption.number.to_bytes(4, "big")
+        raw = txn.get(Table.SEGMENTS, key)
+        if raw is None or not is_announced(SegmentRow.decode(raw)) or not adoption.recorded:
+            raise AssertionError("an adopted file was withdrawn before it was published")
+        adoption.row.end = adoption.size
+        txn.put(Table.SEGMENTS, key, adoption.row.encode())
+        txn.put(Table.META, open_key(SegmentKind.DATA, adoption.number), b"")
 
     def publish(self, txn: Transaction) -> None:
         """Publish, as part of a transaction of the caller's, what `prepare` made durable.
@@ -485,10 +558,14 @@ class Batch:
         """To be called when the transaction given to `publish` has ended well."""
         self._pending.clear()
         self._manifests.clear()
+        self.adopted += [adoption.number for adoption in self._adoptions]
+        self._adoptions.clear()
 
     def flush(self) -> None:
-        """Make everything added so far durable and publish it; the batch stays open for more. Raises NoSpace."""
+        """Make everything added so far durable and publish it (not with adopted files); the batch stays open for more. Raises NoSpace."""
         self.prepare()
+        if self._adoptions:
+            return
         self._hold_segments()
         with self.store.index.write() as txn:
             self.publish(txn)
@@ -513,6 +590,47 @@ def _collected() -> Collected:
         "a garbage collection removed data that was about to be used again; nothing was changed",
         hint="run the command again",
     )
+
+
+def withdraw(store: ObjectStore, number: int, *, recorded: bool = True) -> None:
+    """Give up a segment that was announced for a file and never published; any number of times. Raises NoSpace, PermissionDenied.
+
+    `recorded`: tables of contents may name it, so a tombstone must say that it is gone.
+    """
+    with store.index.read() as txn:
+        if _is_published(txn, number):
+            return
+    if recorded:
+        with store.batch() as batch:
+            batch.add_object(RecordKind.TOMBSTONE, encode_tombstone(number, [WHOLE]))
+            batch.flush()
+    with store.index.write() as txn:
+        if _is_published(txn, number):
+            return
+        txn.delete(Table.SEGMENTS, number.to_bytes(4, "big"))
+    with disk_errors("giving up a segment"):
+        with suppress(FileNotFoundError):
+            os.unlink(segment_path(store.directory, number, SegmentKind.DATA))
+        fsync_directory(store.directory)
+    store.forget_segment(number)
+
+
+def _is_published(txn: Transaction, number: int) -> bool:
+    """Whether a data segment is more than announced for a file."""
+    raw = txn.get(Table.SEGMENTS, number.to_bytes(4, "big"))
+    listed = txn.get(Table.META, open_key(SegmentKind.DATA, number)) is not None
+    return listed or (raw is not None and not is_announced(SegmentRow.decode(raw)))
+
+
+def seal_adopted(store: ObjectStore, numbers: Sequence[int]) -> None:
+    """Seal segments that files became and that have no other name any more. No error: else the next who would append does it."""
+    for number in numbers:
+        with suppress(PfsError, OSError):
+            row = store.segment_row(number)
+            if row is not None and not row.sealed:
+                writer = _take_writer(store, number, row)
+                if writer is not None:
+                    seal(store, writer)
 
 
 def seal(store: ObjectStore, writer: SegmentWriter) -> None:
@@ -589,22 +707,27 @@ def acquire_writer(store: ObjectStore, kind: SegmentKind) -> SegmentWriter:
     """Lock an unsealed segment that nobody else writes to, or make a new one. Raises NoSpace, PermissionDenied."""
     with disk_errors("opening a segment for writing"):
         for number, row in list(_open_segments(store, kind)):
-            path = segment_path(store.directory, number, kind)
-            with suppress(BlockingIOError):
-                writer = SegmentWriter(path, number, row, store.info.id)
-                with store.index.read() as txn:  # the row may have changed before we had the lock
-                    current = txn.get(Table.SEGMENTS, number.to_bytes(4, "big"))
-                fresh = SegmentRow.decode(current) if current is not None else row
-                writer.row = fresh
-                if not fresh.end:  # whoever made the file may have died before its name was durable
-                    fsync_directory(store.directory)
-                if fresh.sealed:
-                    writer.close()
-                elif writer.end >= store.settings.segment_size:
-                    seal(store, writer)
-                else:
-                    return writer
+            writer = _take_writer(store, number, row)
+            if writer is not None and writer.end >= store.settings.segment_size:
+                seal(store, writer)
+            elif writer is not None:
+                return writer
         return _new_segment(store, kind)
+
+
+def _take_writer(store: ObjectStore, number: int, row: SegmentRow) -> SegmentWriter | None:
+    """Lock a segment that was unsealed a moment ago; None when somebody else has it or it is sealed."""
+    try:
+        writer = SegmentWriter(segment_path(store.directory, number, row.kind), number, row, store.info.id)
+    except BlockingIOError:
+        return None
+    writer.row = store.segment_row(number) or row  # it may have changed before we had the lock
+    if not writer.row.end:  # whoever made the file may have died before its name was durable
+        fsync_directory(store.directory)
+    if writer.row.sealed:
+        writer.close()
+        return None
+    return writer
 
 
 def _open_segments(store: ObjectStore, kind: SegmentKind) -> Iterator[tuple[int, SegmentRow]]:

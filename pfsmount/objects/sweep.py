@@ -10,7 +10,6 @@ Invariants
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from pfsmount.errors import NoSpace, NotFound
 from pfsmount.ids import ObjectId
+from pfsmount.objects.adoption import is_announced
 from pfsmount.objects.coverage import Coverage, allocated
 from pfsmount.objects.holds import Held
 from pfsmount.objects.index import Table, Transaction
@@ -27,21 +27,20 @@ from pfsmount.objects.marks import Marks
 from pfsmount.objects.punch import punch
 from pfsmount.objects.segment import (
     BLOCK,
+    WHOLE,
     Location,
     RecordKind,
     SegmentKind,
     SegmentRow,
     decode_seal,
+    encode_tombstone,
     segment_path,
 )
-from pfsmount.objects.store import ObjectStore, contents_chain
+from pfsmount.objects.store import ObjectStore, contents_chain, open_key, withdraw
 
 _ROWS_AT_ONCE = 20_000
 _DROPPED_AT_ONCE = 5000
-_TOMBSTONE = struct.Struct("<II")
-_RANGE = struct.Struct("<QQ")
 _RANGES_MAX = 4096
-_WHOLE = (0, 1 << 63)
 Change = Callable[[Transaction], None]
 InStep = Callable[[Change], None]
 """Carries out a change in a write transaction in which everything that is alive is marked."""
@@ -212,7 +211,7 @@ def _space_of(
     try:
         info = os.fstat(fd)
         if whole:
-            return Freed(number, row.kind, True, [_WHOLE], info.st_blocks * 512)
+            return Freed(number, row.kind, True, [WHOLE], info.st_blocks * 512)
         if row.kind is not SegmentKind.DATA:
             coverage.add_range(number, 0, BLOCK)  # the header
         if row.sealed:
@@ -238,17 +237,12 @@ def free_space(objects: ObjectStore, freed: list[Freed], progress: Callable[[int
     return total
 
 
-def _encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
-    """The record that says that these ranges (start, end in bytes) of a segment are free."""
-    return _TOMBSTONE.pack(segment, 0) + b"".join(_RANGE.pack(start, end - start) for start, end in ranges)
-
-
 def bury(objects: ObjectStore, ranges: Mapping[int, Sequence[tuple[int, int]]]) -> None:
     """Write down which ranges (start, end in bytes) of segments a rebuild of the index must not look for; durable when this returns. Raises NoSpace."""
     with objects.batch() as batch:
         for segment, found in ranges.items():
             for at in range(0, len(found), _RANGES_MAX):
-                batch.add_object(RecordKind.TOMBSTONE, _encode_tombstone(segment, found[at : at + _RANGES_MAX]))
+                batch.add_object(RecordKind.TOMBSTONE, encode_tombstone(segment, found[at : at + _RANGES_MAX]))
         batch.flush()
 
 
@@ -279,6 +273,14 @@ def _punch(objects: ObjectStore, one: Freed) -> int:
             row.freed += size
             txn.put(Table.SEGMENTS, key, row.encode())
     return size
+
+
+def withdraw_leftovers(objects: ObjectStore, horizon: Horizon, held: Held) -> None:
+    """Withdraw what was announced for a file by a process that died before it was published. Raises NoSpace, PermissionDenied."""
+    for number, row in horizon.rows.items():
+        listed = objects.index.get(Table.META, open_key(row.kind, number)) is not None
+        if is_announced(row) and not listed and number not in held.segments:
+            withdraw(objects, number)
 
 
 def delete_leftovers(objects: ObjectStore, last: int) -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from pfsmount.errors import Busy, Corrupt, NotFound
 from pfsmount.ids import ObjectId
-from pfsmount.objects.holds import commits_stay, read_holds
+from pfsmount.objects.holds import Held, commits_stay, read_holds
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.marks import Marks
@@ -39,6 +39,7 @@ from pfsmount.objects.sweep import (
     delete_leftovers,
     free_space,
     plan_space,
+    withdraw_leftovers,
 )
 from pfsmount.repo import reflog
 from pfsmount.repo.commit import load_commit
@@ -122,6 +123,7 @@ class Collection:
         self._reachable = Reachable(
             self._objects, self._marks, self._on_missing, lambda count: self._report("marking", count)
         )
+        self._held = Held()
         self._version = RootsVersion(-1, -1)
         self._plan = GcPlan()
         self._roots: Roots | None = None
@@ -137,7 +139,8 @@ class Collection:
     def plan(self) -> GcPlan:
         """What is alive, and what would go. Changes nothing. Raises Corrupt when something that is needed is missing or damaged."""
         self._horizon = Horizon(self._objects)
-        self._horizon.respect(read_holds(self._store.path))
+        self._held = read_holds(self._store.path)
+        self._horizon.respect(self._held)
         self._mark(self._plan.kept)
         assert self._roots is not None
         self._plan.jobs = [ref.name for _, ref in self._roots.expired_jobs]
@@ -204,6 +207,7 @@ class Collection:
         self._count = 0
         survey = self._sweep.drop(self._in_step)
         self._drop_reflog()
+        withdraw_leftovers(self._objects, self._horizon, self._held)
         freed = delete_leftovers(self._objects, self._horizon.last)
         space: list[Freed] = plan_space(self._objects, self._horizon, survey.coverage)
         freed += free_space(self._objects, space, lambda size: self._report("freeing space", size))

@@ -40,6 +40,8 @@ class DataFiles:
         self._unsynced_count = 0
         self._unsynced_lock = threading.Lock()
         self._trash: list[int] = []
+        self.sync_failed = False
+        """An fsync failed once. The kernel reports a lost page once only, so no other fsync here says that a file is on the disk."""
 
     def _at(self) -> int:
         if self._directory < 0:
@@ -176,6 +178,33 @@ class DataFiles:
             self.delete(number)
             raise
 
+    def sync(self, fd: int) -> None:
+        """Make one file durable; in any thread. Raises OSError."""
+        try:
+            os.fsync(fd)
+        except OSError:
+            self.sync_failed = True
+            raise
+
+    def links(self, number: int) -> int:
+        """How many names a file has. Raises OSError."""
+        return os.stat(str(number), dir_fd=self._at()).st_nlink
+
+    def inode(self, number: int) -> int:
+        """The file's inode number. Raises OSError."""
+        return os.stat(str(number), dir_fd=self._at()).st_ino
+
+    def separate(self, number: int, free: int) -> None:
+        """Put a durable copy into the place of a file that has another name too; `free` is a number that nothing has. Raises OSError."""
+        stat = self.stat(number)
+        source = self.fd(number)
+        self.fill(free, stat.size, stat.mtime_ns, lambda offset, size: read_all(source, offset, size))
+        os.fsync(self.fd(free))
+        self.release(free)
+        self.release(number)
+        os.replace(str(free), str(number), src_dir_fd=self._at(), dst_dir_fd=self._at())
+        os.fsync(self._at())
+
     def sync_names(self) -> None:
         """Make the names of created files durable. Raises OSError."""
         created = self._created  # before: a file created meanwhile counts further
@@ -208,7 +237,7 @@ class DataFiles:
                 with suppress(FileNotFoundError):
                     fd = os.open(self.path / str(number), os.O_RDONLY | os.O_CLOEXEC)
                     try:
-                        os.fsync(fd)
+                        self.sync(fd)
                     finally:
                         os.close(fd)
                 with self._unsynced_lock:  # not before: another fsync must not return while this one is at it

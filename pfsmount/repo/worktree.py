@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pfsmount.errors import Busy, Collected, Conflict, NotFound
+from pfsmount.errors import Busy, Collected, Conflict, NoSpace, NotFound, PermissionDenied
 from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
+from pfsmount.objects.adoption import is_announced, segments_of
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, fsync_directory
-from pfsmount.objects.store import Batch
+from pfsmount.objects.store import Batch, seal_adopted, withdraw
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, select
 from pfsmount.repo.journal import (
@@ -237,6 +238,7 @@ class Worktree(WorktreeLook):
         self.unseen.add(replay.effects)
         self.last_number = max(replay.last_number, *self.data.numbers(), ROOT_NUMBER)
         used = self._used_numbers(replay)
+        self._separate_segments(used)
         if not torn:
             self._delete_leftovers(used)
 
@@ -265,6 +267,23 @@ class Worktree(WorktreeLook):
                 log.warning("%s: the data of %r was lost in a power cut", self.title, node)
                 self.data.create(number)
         return used
+
+    def _separate_segments(self, used: set[int]) -> None:
+        """Uncommitted files that a commit was about to adopt when its process died are nothing but files again. Raises NoSpace."""
+        directory = self.objects.directory
+        for number in sorted(used):
+            if self.data.links(number) == 1:
+                continue
+            segments = segments_of(directory, self.data.inode(number))
+            for segment in segments:
+                with suppress(NoSpace, PermissionDenied):  # it is unpublished, so harmless; gc does it
+                    withdraw(self.objects, segment)
+            rows = [self.objects.segment_row(segment) for segment in segments_of(directory, self.data.inode(number))]
+            if any(row is not None and not is_announced(row) for row in rows):
+                # published without the commit: by a rebuild of the index, which found it in the tables of contents
+                self.last_number += 1
+                with disk_errors("taking over uncommitted changes"):
+                    self.data.separate(number, self.last_number)
 
     def _delete_leftovers(self, used: set[int]) -> None:
         """Data that no node needs, and journals of other generations."""
@@ -628,6 +647,7 @@ class Worktree(WorktreeLook):
         finally:
             self.release_cut(cut)
             self.data.empty_trash()
+        seal_adopted(self.objects, batch.adopted)
         self.release_if_clean()
         return CommitResult(commit, unversioned, effects)
 

@@ -3,7 +3,8 @@
 1. **Cut**, an instant: what is changed, with its attributes, becomes a plan. Files whose data is still to be read are frozen: a
    writer of one of them waits until it is ingested; everything else goes on.
 2. **Ingest**, which may take long and may run in another thread: hash and store the data files, then the directories from the leaves up.
-   Only directories with a change in them are touched.
+   Only directories with a change in them are touched. A large new file is only hashed: the commit makes its data file a segment (`objects.adoption`),
+   so it stays frozen until then.
 3. **Settle**, an instant: what changed since the cut stays changed, on top of the new commit.
 4. **Turn** (`worktree_turn`): the commit's transaction also makes the next generation valid.
 
@@ -24,6 +25,7 @@ from pfsmount.objects.store import Batch
 from pfsmount.repo.overlay_nodes import Node, NodeKind, State, Touched
 from pfsmount.repo.worktree_replay import DirectoryState, NextState
 from pfsmount.repo.worktree_turn import WorktreeTurn
+from pfsmount.tree.adoption import adopt_fd
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import edit_directory
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, Kind, file_entry, symlink_entry
@@ -49,6 +51,10 @@ class PlannedFile:
     """Of a large file: base size, extents, size."""
     replaces: tuple[Entry, EntryName] | None = None
     """Of a new file: the directory in the base, and its name there, which an earlier version may have."""
+    whole: int = 0
+    """Bytes of a data file that has the whole content."""
+    adopted: bool = False
+    """The data file is to be a segment as it is: it stays frozen until the commit is made or given up."""
     entry: Entry | None = None
     """The result."""
 
@@ -179,6 +185,7 @@ class WorktreeCommit(WorktreeTurn):
         if data is not None:
             stat = self.stat_data(change)
             planned.number, planned.mtime_ns = change.number, stat.mtime_ns
+            planned.whole = stat.size if data.extents is None else 0
             if data.extents is not None:
                 extents = [*data.extents]
                 if stat.size > data.base_size:
@@ -200,10 +207,12 @@ class WorktreeCommit(WorktreeTurn):
     def ingest(self, cut: Cut, batch: Batch, thaw: Callable[[Node], None] | None = None) -> Entry:
         """Store the plan; returns the root directory. Reads only the plan and the data files, so any thread may do it.
 
-        `thaw` is told of each file that may be written to again. Raises NoSpace, OSError, Corrupt.
+        `thaw` is told of each file that may be written to again; not of adopted ones, which come last. Raises NoSpace, OSError, Corrupt.
         """
-        for planned in cut.files:
+        for planned in sorted(cut.files, key=self._may_be_adopted):
             planned.entry = self._ingest_file(planned, batch)
+            if planned.adopted:
+                continue
             self.frozen.discard(planned.node)
             if thaw is not None:
                 thaw(planned.node)
@@ -220,6 +229,9 @@ class WorktreeCommit(WorktreeTurn):
         assert self.root.entry is not None
         cut.meaningful = cut.meaningful or _differs(self.root.entry, entry)
         return entry
+
+    def _may_be_adopted(self, planned: PlannedFile) -> bool:
+        return planned.whole >= self.objects.settings.adopt_bytes and not self.data.sync_failed
 
     def _ingest_file(self, planned: PlannedFile, batch: Batch) -> Entry:
         old = planned.node.entry
@@ -243,6 +255,10 @@ class WorktreeCommit(WorktreeTurn):
         except OSError as error:
             raise error_for(error, "reading a changed file") from error
         try:
+            if self._may_be_adopted(planned):
+                path, previous = self.data.path / str(planned.number), _previous(planned, batch, fd)
+                id, size, planned.adopted = adopt_fd(batch, fd, path, previous=previous)
+                return id, size
             if planned.overlay is None:
                 return ingest_fd(batch, fd, previous=_previous(planned, batch, fd))
             assert old is not None
@@ -292,7 +308,18 @@ class WorktreeCommit(WorktreeTurn):
             self._settle_directories(plan, after)
         if self._is_settled(cut.root, after):
             after.clean.append(self.root)
+        self._settle_adopted(cut, after)
         return after
+
+    def _settle_adopted(self, cut: Cut, after: NextState) -> None:
+        """A file that was adopted and has another name, other attributes or a further link since the cut has its content by reference from now on."""
+        clean = set(after.clean)
+        for planned in cut.files:
+            change = planned.node.change
+            if planned.adopted and planned.node not in clean and change is not None and change.data is not None:
+                assert planned.entry is not None
+                after.entries[planned.node] = planned.entry
+                after.references[planned.node] = self.stat_data(change).mtime_ns
 
     def _settle_names(
         self, plan: PlannedDirectory, after: NextState, committed: dict[Node, list[tuple[Node, bytes]]]

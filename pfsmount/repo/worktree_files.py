@@ -7,7 +7,6 @@ process; it survives a power cut after `fsync`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 
 from pfsmount.config import MIB
@@ -305,7 +304,7 @@ class WorktreeFiles(WorktreeNames):
         The journal's lines are about other files too, so of those the data that its lines show is made durable before.
         """
         for fd in fds:
-            os.fsync(fd)
+            self.data.sync(fd)
         self.sync_contents()
         if self.journal is not None:
             self.journal.sync()

@@ -206,6 +206,8 @@ class NextState:
     directories: dict[Node, DirectoryState] = field(default_factory=dict)
     entries: dict[Node, Entry] = field(default_factory=dict)
     """New content by reference of files that stay changed, and of nodes that become clean."""
+    references: dict[Node, int] = field(default_factory=dict)
+    """Files whose data file became a segment: their content is that of `entries`, by reference. And their mtime in ns."""
     in_place: dict[Node, bool] = field(default_factory=dict)
     places: dict[Node, list[tuple[Node, bytes]]] = field(default_factory=dict)
     """The names that a file with several keeps."""
@@ -235,6 +237,11 @@ class NextState:
             return state
         assert node.change is not None
         return DirectoryState(node.entry, node.change.names, node.change.hidden)
+
+    def data_of(self, node: Node) -> FileData | None:
+        """What a file's data file holds."""
+        assert node.change is not None
+        return None if node in self.references else node.change.data
 
     def is_in_place(self, node: Node) -> bool:
         assert node.change is not None
@@ -331,8 +338,9 @@ def _node_records(node: Node, directory: Node, name: bytes, after: NextState, ti
             target, entry = name_text(entry.target), None
         word = KIND_WORDS[node.kind]
         owner = (change.mode, change.uid, change.gid)
-        yield ["new", change.number, parent.number, text, word, *owner, change.mtime_ns, target, time_ns]
-        if entry is not None and not (change.data is not None and change.data.extents is None):
+        mtime_ns, data = after.references.get(node, change.mtime_ns), after.data_of(node)
+        yield ["new", change.number, parent.number, text, word, *owner, mtime_ns, target, time_ns]
+        if entry is not None and not (data is not None and data.extents is None):
             yield entry_record(change.number, entry)
     yield from _own_records(node, after)
 
@@ -349,7 +357,7 @@ def _own_records(node: Node, after: NextState) -> Iterator[Record]:
         if touched & Touched.OWNER:
             values["uid"], values["gid"] = change.uid, change.gid
         if touched & Touched.TIME:
-            values["mtime_ns"] = change.mtime_ns
+            values["mtime_ns"] = after.references.get(node, change.mtime_ns)
         if values:
             yield ["attr", number, values]
     xattrs = None if node in after.plain else change.xattrs
@@ -357,7 +365,7 @@ def _own_records(node: Node, after: NextState) -> Iterator[Record]:
         yield ["xattr", number, None, None]
     for name, value in sorted((xattrs or {}).items()):
         yield ["xattr", number, name_text(name), value_text(value)]
-    data = change.data
+    data = after.data_of(node)
     if data is not None and data.extents is None:
         yield ["whole", number]
     elif data is not None and data.extents is not None:

@@ -66,7 +66,8 @@ class WorktreeTurn(WorktreeFiles):
                 for record in snapshot(self.root, after):
                     journal.append(record)
                 with disk_errors("writing the journal of a worktree"):
-                    gone = {node.change.number for node in (*after.clean, *after.stale) if node.change is not None}
+                    settled = (*after.clean, *after.stale, *after.references)
+                    gone = {node.change.number for node in settled if node.change is not None}
                     self.sync_contents(gone)
                     journal.sync()
             publish()
@@ -106,6 +107,8 @@ class WorktreeTurn(WorktreeFiles):
                 node.change.touched = Touched.NONE
         for node, entry in after.entries.items():
             node.entry = entry
+        for node, mtime_ns in after.references.items():
+            self._give_up_data(node, mtime_ns, effects)
         for node, value in after.in_place.items():
             assert node.change is not None
             node.change.in_place = value
@@ -138,6 +141,14 @@ class WorktreeTurn(WorktreeFiles):
         effects.add(after.effects)
         self._swap_journal(journal, base)
         return effects
+
+    def _give_up_data(self, node: Node, mtime_ns: int, effects: Effects) -> None:
+        """A data file is a segment now. Its name goes at once and not with the trash: the next writer makes a data file with the same number."""
+        assert node.change is not None
+        node.change.data, node.change.mtime_ns = None, mtime_ns
+        effects.attributes.append(node.ino)
+        with suppress(OSError):
+            self.data.delete(node.change.number)
 
     def _add_by_reference(self, added: AddedNode, effects: Effects) -> None:
         entry, above = added.entry, added.directory.change

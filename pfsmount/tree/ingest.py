@@ -56,7 +56,7 @@ def ingest_fd(
         return batch.add_piece(small), len(small)
     source = DescriptorSource(fd, end)
     with FileHash() as hash:
-        return _Ingest(batch, source, previous, hash, progress, search=source.is_regular).run()
+        return Ingest(batch, source, previous, hash, progress, search=source.is_regular).run()
 
 
 def ingest_overlay(
@@ -69,7 +69,7 @@ def ingest_overlay(
     """
     source = OverlaySource(Content(batch, base), base_size, fd, extents, size)
     with FileHash() as hash:
-        return _Ingest(batch, source, base.id, hash, None, search=True).run()
+        return Ingest(batch, source, base.id, hash, None, search=True).run()
 
 
 def ingest_source(
@@ -80,7 +80,7 @@ def ingest_source(
     As `ingest_fd` otherwise; raises also what the source raises.
     """
     with FileHash() as hash:
-        return _Ingest(batch, source, previous, hash, progress, search=False).run()
+        return Ingest(batch, source, previous, hash, progress, search=False).run()
 
 
 def _small_file(fd: int, end: int | None) -> bytes | None:
@@ -101,7 +101,7 @@ _CACHED_BYTES = 64 * MIB
 processor time, and up to 8 s on a virtual machine whose host takes free memory back; without it 0.15 s."""
 
 
-class _Ingest:
+class Ingest:
     """One pass over a large, sparse or endless file.
 
     Everything is read once from front to back, and what may be an old piece (`search`: the source can be read anywhere) ahead of that.
@@ -135,12 +135,16 @@ class _Ingest:
         if not self._rows:
             return EMPTY_FILE_ID, 0
         file_id = self._hash.id()
+        self._store_rest()
         if self._offset <= PIECE_MAX:
             self._join_rows(file_id)
         else:
             manifest = write_manifest(self._batch, file_id, self._rows)
             self._batch.name_manifest(file_id, manifest)
         return file_id, self._offset
+
+    def _store_rest(self) -> None:
+        """Store what is not yet, now that all is read."""
 
     def _join_rows(self, file_id: ObjectId) -> None:
         """A file of at most 4 MiB is one piece, however it came in."""
@@ -185,13 +189,15 @@ class _Ingest:
         return False
 
     def _add(self, part: Part, count: int, id: ObjectId) -> None:
-        data = part.memory[:count]
-        part.users.append(self._hash.update(data))
-        writing = self._batch.lend_piece(data, id, cached=self._offset < _CACHED_BYTES)
-        if writing is not None:
-            part.users.append(writing)
+        part.users.append(self._hash.update(part.memory[:count]))
+        self._store(part, count, id)
         self._rows.append((id, count))
         self._proceed(count)
+
+    def _store(self, part: Part, count: int, id: ObjectId) -> None:
+        writing = self._batch.lend_piece(part.memory[:count], id, cached=self._offset < _CACHED_BYTES)
+        if writing is not None:
+            part.users.append(writing)
 
     def _take_hole(self, count: int) -> None:
         self._rows.append((HOLE, count))

@@ -20,9 +20,11 @@ import fcntl
 import os
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pfsmount.objects.hashing import hash_bytes
 from tests.crash.contents import EMPTY, Contents, Edited
@@ -124,7 +126,15 @@ class NameChange:
     sets: list[tuple[Directory, bytes, Node | None]]
 
 
-State = dict[bytes, Contents | None]
+class Left(NamedTuple):
+    """A file that is left, or one name of it."""
+
+    contents: Contents
+    file: int
+    """Equal for names of one file."""
+
+
+State = dict[bytes, Left | None]
 """A store on a disk: path below it → its bytes, None for a directory."""
 
 
@@ -299,7 +309,7 @@ class Disk:
         while stack:
             path, node = stack.pop()
             if isinstance(node, File):
-                found[path] = content(node, choice)
+                found[path] = Left(content(node, choice), id(node))
                 continue
             if path and path != b"store":
                 found[path] = None
@@ -371,10 +381,11 @@ class ContentCache:
 
 def state_key(state: State) -> bytes:
     """Equal for equal states, as far as anything is read of them."""
+    names = Counter(left.file for left in state.values() if left is not None)
     return hash_bytes(
         b"".join(
-            path + b"\0" + (made.id if made else b"-")
-            for path, made in sorted(state.items(), key=lambda item: item[0])
+            path + b"\0" + (left.contents.id + b"%d" % names[left.file] if left else b"-")
+            for path, left in sorted(state.items(), key=lambda item: item[0])
             if not path.startswith(_LEFT_OVERS)
         )
     )
@@ -384,13 +395,16 @@ def build(state: State, root: Path) -> None:
     """Write a state to a directory that does not exist."""
     root.mkdir()
     top = os.fsencode(root)
+    first: dict[int, bytes] = {}
     for path in sorted(state):
-        made = state[path]
-        if made is None:
+        left = state[path]
+        if left is None:
             os.mkdir(top + b"/" + path)
+        elif first.setdefault(left.file, path) != path:
+            os.link(top + b"/" + first[left.file], top + b"/" + path)
         else:
             fd = os.open(top + b"/" + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            made.store(fd)
+            left.contents.store(fd)
             os.close(fd)
     (root / "run").mkdir(exist_ok=True)
 

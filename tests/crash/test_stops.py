@@ -25,6 +25,8 @@ from tests.crash.checking import Acknowledged, View, check_stopped, check_store,
 from tests.crash.replay import read_log
 from tests.crash.shim import ONWARDS, TORN, Done, Mode, error_name
 from tests.crash.workloads import (
+    ADOPT_COMMIT,
+    ADOPT_DIRT,
     COLLECTING,
     DIRTY,
     FILLED,
@@ -44,6 +46,7 @@ from tests.figures import Tell
 STOPPED = (
     *(one for one in WORKLOADS if one.name in ("init", "put", "refs", "merge")),
     Workload("commit", (*FILLED, DIRTY), (("pfs", "commit", "images@master", "-m", "work"),)),
+    Workload("adopt", (*FILLED, ("python", ADOPT_DIRT, "{log}")), (("python", ADOPT_COMMIT, "{log}"),)),
     COLLECTING,
     Workload("discard", (*FILLED, DIRTY), (("pfs", "discard", "-y", "images@master"),)),
 )

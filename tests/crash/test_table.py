@@ -21,6 +21,7 @@ from tests.crash.checking import View, check_stopped, in_child, shape_at, view_a
 from tests.crash.jobs import FILES, MENDED, RUN
 from tests.crash.shim import TORN, Mode
 from tests.crash.workloads import (
+    ADOPT,
     BRANCHED,
     DIRTY,
     FILLED,
@@ -35,6 +36,7 @@ DEV_WORK = DIRTY[1].replace('"master"', '"dev"')
 """Uncommitted changes on the branch `dev`."""
 DOCUMENT = ROOT / "docs" / "CRASHES.md"
 PUT: Command = ("pfs", "put", "{files}/photos", "images@master:/")
+ADOPTING: Command = ("python", ADOPT, "{log}")
 COMMIT: Command = ("pfs", "commit", "images@master", "-m", "work")
 
 
@@ -68,6 +70,11 @@ def longer(suffix: str) -> Callable[[Path], bool]:
     return lambda store: any(path.stat().st_size for path in store.glob(f"segments/*.{suffix}"))
 
 
+def names(count: int) -> Callable[[Path], bool]:
+    """A data segment has so many names."""
+    return lambda store: any(path.stat().st_nlink == count for path in store.glob("segments/*.data"))
+
+
 def log_ends_torn(store: Path) -> bool:
     return not (store / "refs.log").read_bytes().endswith(b"\n")
 
@@ -85,6 +92,12 @@ ROWS = (
     Row("seal-unlisted", IMAGES, ("python", SEALS, "{log}"), "fdatasync /segments/*.data", longer("data"), at=4),
     Row("work-data-unnamed", FILLED, DIRTY, "write */journal.0", files("worktrees/*/master/data/*"), at=2),
     Row("work-line-torn", FILLED, DIRTY, "write */journal.0", files("worktrees/*/master/journal.0"), at=3, torn=True),
+    Row("adopt-announced", FILLED, ADOPTING, "link /segments/*.data", names(1), done=False),
+    Row("adopt-linked", FILLED, ADOPTING, "fsync /segments", names(2), done=False),
+    Row("adopt-recorded", FILLED, ADOPTING, "fdatasync /index/data.mdb", names(2), at=2, done=False),
+    Row("adopt-committed", FILLED, ADOPTING, "unlink */data/*", names(2), done=True),
+    Row("adopt-unsealed", FILLED, ADOPTING, "fdatasync /segments/*.data", longer("data"), at=2, done=True),
+    Row("adopt-withdrawn", FILLED, ADOPTING, "unlink /segments/*.data", names(2), harmless=("segment-known",)),
     Row(
         "turn-next-journal",
         (*FILLED, DIRTY),

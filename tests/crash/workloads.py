@@ -122,6 +122,63 @@ worktree.close()
 """
 )
 
+ADOPTING = WORKTREE.replace('os.environ["PFS_STORE"]),', 'os.environ["PFS_STORE"]), StoreSettings(adopt_bytes=20_000),')
+
+ADOPT = (
+    "from pfsmount.config import StoreSettings\nfrom tests.repo.test_store import put as put_beside\n"
+    + ADOPTING
+    + """
+large = bytes(i % 251 for i in range(30_000))
+write("large", large)
+synced(large=large)
+write("small", b"s" * 3000)
+worktree.commit("adopted")
+told()
+over("large", 7, b"seven")                 # a data file anew, and not the segment
+synced(large=large[:7] + b"seven" + large[12:])
+write("second", large[1:])
+ingest = worktree.ingest
+def and_meanwhile(*arguments, **more):     # the head moves: what was adopted is a file again, and then once more a segment
+    root = ingest(*arguments, **more)
+    worktree.ingest = ingest
+    put_beside(store, "beside", b"beside" * 100)
+    told()
+    return root
+worktree.ingest = and_meanwhile
+worktree.commit("two more")
+told()
+synced(second=large[1:])
+over("second", 0, b"x")
+synced(second=b"x" + large[2:])
+worktree.close()
+"""
+)
+
+ADOPT_DIRT = (
+    WORKTREE
+    + """
+write("large", bytes(i % 251 for i in range(30_000)))
+write("small", b"s" * 3000)
+worktree.close()
+"""
+)
+
+ADOPT_COMMIT = """
+import os, sys
+from pathlib import Path
+from pfsmount.config import StoreSettings
+from pfsmount.errors import PfsError
+from pfsmount.repo.store import Store
+from pfsmount.repo.worktree import Worktree
+try:
+    with Store.open(Path(os.environ["PFS_STORE"]), StoreSettings(adopt_bytes=20_000), author="tester@here") as store:
+        with Worktree.open(store, "images", "master", own=True) as worktree:
+            worktree.commit("adopted")
+except PfsError as error:
+    print(f"pfs: {error}", file=sys.stderr)
+    sys.exit(1)
+"""
+
 LARGE_WORK = (
     WORKTREE
     + """
@@ -336,6 +393,7 @@ WORKLOADS = (
         ),
     ),
     Workload("worktree", FILLED, (("python", WORK, "{log}"),), per_step=1),
+    Workload("adopt", FILLED, (("python", ADOPT, "{log}"),), per_step=1),
     Workload("seals", IMAGES, (("python", SEALS, "{log}"),), per_step=1),
 )
 GC: Command = ("pfs", "gc", "--keep", "0d")
