@@ -45,6 +45,7 @@ from pfsmount.repo import reflog
 from pfsmount.repo.commit import load_commit
 from pfsmount.repo.reachable import Missing, Reachable
 from pfsmount.repo.refs import RefMove, move_ref
+from pfsmount.repo.removal import delete_abandoned
 from pfsmount.repo.roots import GC_WHY, Roots, RootsVersion, gather_roots, live_results, result_rows, roots_version
 from pfsmount.repo.store import Store
 
@@ -208,6 +209,7 @@ class Collection:
         survey = self._sweep.drop(self._in_step)
         self._drop_reflog()
         withdraw_leftovers(self._objects, self._horizon, self._held)
+        delete_abandoned(self._store)
         freed = delete_leftovers(self._objects, self._horizon.last)
         space: list[Freed] = plan_space(self._objects, self._horizon, survey.coverage)
         freed += free_space(self._objects, space, lambda size: self._report("freeing space", size))

@@ -31,6 +31,16 @@ def delete_repo(store: Store, name: str, *, force: bool) -> None:
         shutil.rmtree(top, ignore_errors=True)
 
 
+def delete_abandoned(store: Store) -> None:
+    """Delete what a kill in the middle of `delete_repo` left: worktrees of repos that are gone, where nothing is uncommitted."""
+    # Directories first, repos afterwards: an id is used once, and its directory is made when the repo is there.
+    there = [path for path in (store.path / "worktrees").iterdir() if path.is_dir()]
+    repos = {f"{repo.id:016x}" for repo in store.repos()}
+    for path in there:
+        if path.name not in repos and not any((*path.glob("*/journal.*"), *path.glob("*/merge"))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def delete_branch(store: Store, repo: str, name: str, *, force: bool = False) -> RefInfo:
     """Delete a branch and its worktrees; its commits stay readable by id.
 

@@ -232,6 +232,20 @@ def test_a_new_branch_has_nothing_of_an_old_one(removal: Removal, world: World) 
             assert "nothing" in said, f"killed at step {at}: {said}"
 
 
+def test_gc_deletes_what_a_killed_deletion_of_a_repo_left(world: World) -> None:
+    """The directories with what was uncommitted; those of repos that are there stay."""
+    deleted = REMOVALS[-1]
+    other = [tuple(part.replace("images", "other") for part in command) for command in (*FILLED[1:], DIRTY)]
+    for command in (*deleted.prepare, *other):
+        world.good(command)
+    assert world.run(deleted.command, mode=Mode.KILL, at=1, match="unlink /worktrees/*").code == -9
+    assert len([*world.store.glob("worktrees/*")]) == 2
+    world.good(("pfs", "gc", "--keep", "0d"))
+    (kept,) = world.store.glob("worktrees/*")
+    assert [*kept.glob("master/journal.0")]
+    assert "new" in world.good(("pfs", "status", "other")).out
+
+
 def test_a_branch_moved_to_the_name_of_a_deleted_one_has_nothing_of_it(world: World) -> None:
     """The directory of the deleted branch's uncommitted work is still there; killed at any step, the branch that gets its name begins with nothing."""
     for command in (*BRANCHED, ("python", DEV_WORK, "{log}"), ("pfs", "branch", "images@fine", "images@master")):
