@@ -26,7 +26,7 @@ from pfsmount.errors import Collected, Corrupt, NotFound, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.adoption import PIECES_MAX, Adoption, Piece, announce, is_announced, link, runs_of
 from pfsmount.objects.hashing import Buffer, hash_bytes
-from pfsmount.objects.holds import Hold
+from pfsmount.objects.holds import Hold, IdHold
 from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, read_store_info
@@ -180,9 +180,9 @@ class ObjectStore:
         raw = self.index.get(Table.SEGMENTS, number.to_bytes(4, "big"))
         return None if raw is None else SegmentRow.decode(raw)
 
-    def batch(self) -> Batch:
+    def batch(self, *, repeatable: bool = True) -> Batch:
         """A new batch of objects (a context manager)."""
-        return Batch(self)
+        return Batch(self, repeatable=repeatable)
 
     @property
     def directory(self) -> Path:
@@ -221,8 +221,11 @@ class Batch:
     Use as a context manager: leaving it gives back what was not published. One thread at a time.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, repeatable: bool = True) -> None:
+        """Unless `repeatable` (what is stored comes from a stream), gc is told of each object that is used again, so `publish` never raises Collected for one."""
         self.store = store
+        self._repeatable = repeatable
+        self._id_hold: IdHold | None = None
         self.decoded = store.decoded
         self.verified = store.verified
         self._writers: dict[SegmentKind, SegmentWriter] = {}
@@ -269,9 +272,10 @@ class Batch:
         self._pending.clear()
         self._contents.clear()
         self._fresh.clear()
-        if self._hold is not None:
-            self._hold.close()
-            self._hold = None
+        for hold in (self._hold, self._id_hold):
+            if hold is not None:
+                hold.close()
+        self._hold = self._id_hold = None
 
     # Reading
 
@@ -307,6 +311,8 @@ class Batch:
             return True
         if self.store.index.get(Table.OBJECTS, id) is None:
             return False
+        if not self._repeatable and not self._keep([id]):
+            return False
         self._reused += id
         return True
 
@@ -316,8 +322,22 @@ class Batch:
             return set()
         with self.store.index.read() as txn:
             known = cast("set[ObjectId]", txn.known(Table.OBJECTS, ids))
+        if not self._repeatable and known:
+            known = self._keep(list(known))
         self._reused += b"".join(known)
         return known.union(id for id in ids if id in self._pending) if self._pending else known
+
+    def _keep(self, ids: Sequence[ObjectId]) -> set[ObjectId]:
+        """Keep objects from gc until this batch ends; returns those that are still there then. Raises NoSpace."""
+        with self._ids().nothing_dropped():
+            self._ids().add(ids)
+            with self.store.index.read() as txn:
+                return cast("set[ObjectId]", txn.known(Table.OBJECTS, ids))
+
+    def _ids(self) -> IdHold:
+        if self._id_hold is None:
+            self._id_hold = IdHold(self.store.path)
+        return self._id_hold
 
     def add_piece(self, data: Buffer, id: ObjectId | None = None) -> ObjectId:
         """Add a file of at most 4 MiB, or a piece of one, whose id may be known already. Raises NoSpace."""
@@ -508,7 +528,10 @@ class Batch:
         pairs = [(id, location.encode()) for id, location in sorted(self._pending.items()) if id not in manifests]
         if not txn.put_new(Table.OBJECTS, pairs):  # somebody else's were first, which gc may be about to drop
             there = txn.get_many(Table.OBJECTS, [id for id, _ in pairs])
-            self._reused += b"".join(id for id, raw in pairs if there[id] != raw)
+            others = [id for id, raw in pairs if there[id] != raw]
+            self._reused += b"".join(others)
+            if not self._repeatable:
+                self._ids().add(others)
         for file_id, manifest in manifests.items():
             where = txn.get(Table.OBJECTS, manifest)
             if where is None:

@@ -153,7 +153,7 @@ def put_archive(
     what was read. Raises ArchiveError, NotADirectory, IsADirectory, NotPermitted, NoSpace …; then nothing has changed.
     """
     previous = entry_before(store, repo, branch, target)
-    with store.objects.batch() as batch:
+    with store.objects.batch(repeatable=False) as batch:
         ingest = ArchiveIngest(batch, target, previous, exclude=exclude, progress=progress)
         with disk_errors(f"reading {name}"):
             entry = ingest.run(Archive(file, name))

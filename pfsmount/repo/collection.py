@@ -130,6 +130,8 @@ class Collection:
         self._roots: Roots | None = None
         self._survey = Survey()
         self._count = 0
+        self._seen: dict[str, int] = {}
+        """Which of the ids that batches hold are marked."""
 
     def _on_missing(self, missing: Missing) -> None:
         if not self._weak:
@@ -143,6 +145,8 @@ class Collection:
         self._held = read_holds(self._store.path)
         self._horizon.respect(self._held)
         self._mark(self._plan.kept)
+        with self._objects.index.read() as txn:
+            self._mark_held_ids(txn)
         assert self._roots is not None
         self._plan.jobs = [ref.name for _, ref in self._roots.expired_jobs]
         self._plan.results = sum(1 for row in result_rows(self._store) if row.used_s * _NS < self._since_ns)
@@ -218,18 +222,28 @@ class Collection:
     def _in_step(self, change: Change) -> None:
         """Make a change in a transaction in which all that is alive is marked.
 
-        Mostly nothing has happened since the last look. Where others commit all the time, what is new is at last marked inside the transaction:
+        Nobody finds anything to use again meanwhile without it being dropped already, or marked. Mostly nothing has happened since the last look. Where others commit all the time, what is new is at last marked inside the transaction:
         it is little, since all the rest is marked already.
         """
         for _ in range(_TRIES):
-            with self._objects.index.write() as txn:
+            with commits_stay(self._store.path, exclusive=True), self._objects.index.write() as txn:
                 if RootsVersion.read(txn) == self._version:
+                    self._mark_held_ids(txn)
                     change(txn)
                     return
             self._mark({})
-        with self._objects.index.write() as txn:
+        with commits_stay(self._store.path, exclusive=True), self._objects.index.write() as txn:
             self._mark({})
+            self._mark_held_ids(txn)
             change(txn)
+
+    def _mark_held_ids(self, txn: Transaction) -> None:
+        """Mark what batches that cannot be repeated have begun to use again since the last call. What these objects name is among the ids."""
+        ids = read_holds(self._store.path, self._seen).ids
+        for at in range(0, len(ids), 32):
+            raw = txn.get(Table.OBJECTS, bytes(ids[at : at + 32]))
+            if raw is not None:
+                self._marks.add(Location.decode(raw))
 
     def _expire_jobs(self) -> None:
         """Delete the refs of failed jobs that are too old."""
@@ -284,8 +298,7 @@ class Collection:
                 if key[-32:] in gone:
                     txn.delete(Table.DESCENDS, key)
 
-        with commits_stay(self._store.path, exclusive=True):
-            self._in_step(change)
+        self._in_step(change)
 
     def _rows_of(self, dead: list[ObjectId]) -> list[bytes]:
         """The rows of these commits in `commits`."""

@@ -224,7 +224,12 @@ def _put(
     cache: bool,
 ) -> tuple[Commit | None, IngestReport]:
     previous = entry_before(store, repo, branch, target)
-    with store.objects.batch() as batch, StatCache(store.objects) as stats, ReadingProcess() as process:
+    repeatable = not any(isinstance(source, int) for source in sources)
+    with (
+        store.objects.batch(repeatable=repeatable) as batch,
+        StatCache(store.objects) as stats,
+        ReadingProcess() as process,
+    ):
         files = LocalFiles(batch, progress, cache=stats if cache else None, process=process, exclude=exclude)
         placements = [_ingest_one(files, source, previous, several=len(sources) > 1) for source in sources]
 

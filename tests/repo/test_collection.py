@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import subprocess
+import tarfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -20,7 +24,8 @@ from pfsmount.objects.holds import CommitHold, commits_stay, read_holds
 from pfsmount.objects.index import Table
 from pfsmount.objects.marks import Marks
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import DecodedCache
+from pfsmount.objects.store import Batch, DecodedCache
+from pfsmount.repo.archive import put_archive
 from pfsmount.repo.collection import Collection, GcResult, collecting, disk_usage
 from pfsmount.repo.fsck import check
 from pfsmount.repo.ingest import commit_edit
@@ -299,6 +304,85 @@ def test_data_that_is_used_again_while_it_is_collected(small: Store) -> None:
         assert small.objects.locate(id) is None
         with pytest.raises(Busy):
             batch.flush()
+
+
+def archive_of(files: Files) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def put_stream(store: Store, archive: bytes) -> ObjectId:
+    """As `pfs put --tar -`."""
+    file = io.BufferedReader(cast("Any", io.BytesIO(archive)))
+    made, _ = put_archive(store, file, "-", "images", "master", (), message="m", origin={"how": "put"})
+    assert made is not None
+    return made.id
+
+
+STREAMED = {
+    **{f"small{i}": b"%d" % i * 40 for i in range(60)},
+    **{f"d{i}/file": bytes([i]) * 3000 for i in range(60)},
+    "large": random.Random(1).randbytes(9 << 20),
+}
+
+
+@pytest.mark.parametrize("planned", ["before", "meanwhile"])
+def test_a_stream_keeps_what_it_uses_again(small: Store, planned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be read once more, so gc must not take what it has found in the store: neither one that has looked at what is alive before, nor one that begins just before the commit."""
+    archive = archive_of(STREAMED)
+    gone = put_stream(small, archive)
+    small.set_ref("images", RefKind.BRANCH, "master", None, expected=gone, why="reset")
+    collections: list[GcResult] = []
+
+    def at_the_worst_moment(batch: Batch, prepare: Callable[[Batch], None] = Batch.prepare) -> None:
+        prepare(batch)
+        if not collections:  # all was found, nothing is named by a commit
+            if planned == "meanwhile":
+                collections.append(collect(small))
+            else:
+                collections.append(collection.carry_out())
+
+    with collecting(small) if planned == "before" else nullcontext():
+        collection = Collection(small, 0)
+        if planned == "before":
+            collection.plan()
+        monkeypatch.setattr(Batch, "prepare", at_the_worst_moment)
+        made = put_stream(small, archive)
+    assert collections
+    assert contents(small, small.read_commit(made).tree) == STREAMED
+    assert check(small, data=True).clean
+    small.set_ref("images", RefKind.BRANCH, "master", None, expected=made, why="reset")
+    assert collect(small).plan.total.size > 9 << 20  # held no longer
+    assert list((small.path / "run" / "holds").iterdir()) == [small.path / "run" / "holds" / "lock"]
+
+
+def test_streams_beside_a_gc_that_never_rests(small: Store) -> None:
+    """Each drops what the put before has left, while the next one uses it again."""
+    archive = archive_of({name: data for name, data in STREAMED.items() if name != "large"})
+    stop = threading.Event()
+    results: list[GcResult] = []
+
+    def keep_collecting() -> None:
+        while not stop.is_set():
+            results.append(collect(small))
+
+    collector = threading.Thread(target=keep_collecting)
+    collector.start()
+    try:
+        for _ in range(6):
+            made = put_stream(small, archive)
+            assert len(contents(small, small.read_commit(made).tree)) == 120
+            small.set_ref("images", RefKind.BRANCH, "master", None, expected=made, why="reset")
+    finally:
+        stop.set()
+        collector.join()
+    assert any(result.plan.dead for result in results)
+    assert check(small, data=True).clean
 
 
 def test_only_one_collects_at_a_time(small: Store) -> None:

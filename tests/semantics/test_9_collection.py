@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import subprocess
 import time
 from pathlib import Path
 
@@ -141,4 +142,26 @@ def test_gc_beside_everything_else(scene: Scene) -> None:
     scene.pfs("gc", "--keep", "0d")
     assert len(scene.ls("images@master:/new")) == 300
     assert scene.json("gc", "--keep", "0d")["freed"] == 0
+    scene.pfs("fsck", "--data")
+
+
+def test_gc_takes_nothing_from_a_stream(scene: Scene) -> None:
+    """S291 gc takes nothing away from a `put` that reads a stream
+
+    `pfs put -` and `pfs put --tar -` cannot read their input twice. What they find in the store and use again stays, also when nothing else needs it any more and `pfs gc`
+    runs before they commit.
+    """
+    content = data(3)
+    scene.put({"file": content})
+    scene.pfs("repo", "create", "other")
+    scene.pfs("repo", "delete", "images", "--yes")
+    with scene.start("pfs", "put", "-", "other@master:/again", stdin=subprocess.PIPE) as stream:
+        assert stream.stdin is not None
+        os.write(stream.stdin.fileno(), content)  # returns when all of it but what a pipe holds was read
+        freed = scene.json("gc", "--keep", "0d")["freed"]
+        _, errors = stream.communicate()
+    assert stream.returncode == 0, errors
+    assert freed < 3 * MIB  # not the first piece; the second was not there as a whole
+    scene.pfs("get", "other@master:/again", scene.root / "out")
+    assert (scene.root / "out").read_bytes() == content
     scene.pfs("fsck", "--data")
