@@ -59,7 +59,7 @@ def _branches(store: Store, target: str | None) -> list[tuple[str, str]]:
 
 
 def _worth_saying(status: WorktreeStatus) -> bool:
-    return bool(status.changes or status.conflicts or status.unversioned)
+    return bool(status.changes or status.conflicts or status.unversioned or status.times)
 
 
 def read_status(store: Store, repo: str, branch: str) -> WorktreeStatus:
@@ -83,6 +83,7 @@ def _status_json(status: WorktreeStatus, pending: PendingLook | None) -> dict[st
         "merge": None if pending is None else pending_json(pending),
         "unversioned": [os.fsdecode(b"/".join(path)) for path in status.unversioned],
         "owner": status.owner,
+        "times": status.times,
     }
 
 
@@ -113,6 +114,10 @@ def print_changes(changes: Iterable[WorktreeChange], json: bool) -> None:
         output.say(f"{_LETTERS[change.what]}  {display(path_bytes(change.path))}{slash}{size}")
 
 
+def _times_alone(count: int) -> str:
+    return "one differs in its time alone" if count == 1 else f"{count:,} differ in their time alone"
+
+
 def _print_status(status: WorktreeStatus) -> None:
     base = "no commit yet" if status.base is None else status.base.hex()[:12]
     where = ""
@@ -126,6 +131,8 @@ def _print_status(status: WorktreeStatus) -> None:
     print_changes(status.changes, False)
     for path in status.unversioned:
         output.say(f"?  {display(path_bytes(path))}  (FIFO or socket: not versioned)")
+    if status.times:
+        output.say(f"{_times_alone(status.times)}, which goes along with the next commit")
     if status.conflicts:
         head = "no commit" if status.head is None else status.head.hex()[:12]
         output.say(f"in conflict with {head}, which is on the branch now (yours is kept and shown):")
@@ -150,6 +157,7 @@ def commit(
             message = _edited_message(store, target.repo, branch)
         with open_worktree(store, target.repo, branch) as worktree:
             result = worktree.commit(message, paths)
+            times = 0 if result.commit is not None else worktree.status().times
         waits = _note_of_merge(store, target.repo, branch)
     for path in result.unversioned:
         output.note(f"pfs: {display(path_bytes(path))} is a FIFO or socket: not versioned, kept in the mount")
@@ -157,7 +165,8 @@ def commit(
         made = None if result.commit is None else result.commit.id.hex()
         output.print_json({"repo": target.repo, "branch": branch, "commit": made})
     elif result.commit is None:
-        output.say(f"{target.repo}@{branch}: nothing to commit")
+        kept = f"; {_times_alone(times)}, kept until something else is committed" if times else ""
+        output.say(f"{target.repo}@{branch}: nothing to commit{kept}")
     else:
         tree = result.commit.tree
         size = f"{output.plural(tree.files, 'file')}, {output.human_size(tree.size)}"
@@ -235,18 +244,21 @@ def discard(
     target, paths = _targets(targets)
     with output.open_store() as store:
         branch = writable_branch(store, target)
-        changes = [change for change in read_status(store, target.repo, branch).changes if _is_at(change.path, paths)]
-        what = f"{output.plural(len(changes), 'uncommitted change')} of {target.repo}@{branch}"
-        if changes:
-            output.require_yes(
-                f"give up {what}?", f"nothing was given up: {what} would be lost: {_named(changes)}", yes=yes
-            )
+        status = read_status(store, target.repo, branch)
+        changes = [change for change in status.changes if _is_at(change.path, paths)]
+        times = status.times if paths is None else 0
+        counts = [output.plural(len(changes), "uncommitted change")] if changes or not times else []
+        counts += [output.plural(times, "changed time")] if times else []
+        what = f"{' and '.join(counts)} of {target.repo}@{branch}"
+        if changes or times:
+            named = f": {_named(changes)}" if changes else ""
+            output.require_yes(f"give up {what}?", f"nothing was given up: {what} would be lost{named}", yes=yes)
         with open_worktree(store, target.repo, branch) as worktree:
             worktree.discard(paths)
     if json:
         output.print_json({"repo": target.repo, "branch": branch, "discarded": len(changes)})
     else:
-        output.say(f"gave up {what}" if changes else f"{target.repo}@{branch}: nothing to discard")
+        output.say(f"gave up {what}" if changes or times else f"{target.repo}@{branch}: nothing to discard")
 
 
 def _named(changes: list[WorktreeChange]) -> str:

@@ -41,6 +41,7 @@ def status_json(status: WorktreeStatus) -> Answer:
         "unversioned": [_path_text(path) for path in status.unversioned],
         "conflicts": [conflict_json(conflict) for conflict in status.conflicts],
         "owner": status.owner,
+        "times": status.times,
     }
 
 
@@ -71,6 +72,7 @@ def status_of(answer: Answer) -> WorktreeStatus:
         tuple(parse_path(path) for path in answer["unversioned"]),
         tuple(conflict_of(conflict) for conflict in answer["conflicts"]),
         answer["owner"],
+        answer["times"],
     )
 
 

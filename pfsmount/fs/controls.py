@@ -73,6 +73,8 @@ def status_text(status: WorktreeStatus) -> str:
         settled = "" if conflict.resolution is None else f" (settled: {conflict.resolution.value})"
         lines.append(f"! {display_path(conflict.path)}: changed on the branch too{settled}")
     lines += [f"- {display_path(path)}: not versioned" for path in status.unversioned]
+    if status.times:
+        lines.append(f"# {status.times} more differ in their time alone, which goes along with the next commit")
     return "".join(f"{line}\n" for line in lines)
 
 

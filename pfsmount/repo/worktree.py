@@ -706,16 +706,18 @@ class Worktree(WorktreeLook):
                 head = self.head()
             except NotFound:
                 head = None
+            changes = tuple(self.changes())
             return WorktreeStatus(
                 self.repo.name,
                 self.branch,
                 self.name,
                 self.base,
                 head,
-                tuple(self.changes()),
+                changes,
                 tuple(self.unversioned()),
                 self.conflicts,
                 self.owner(),
+                self.count_times({change.path for change in changes}),
             )
         finally:
             self.reader = reader

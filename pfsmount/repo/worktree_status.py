@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pfsmount.config import MIB
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import file_hasher
 from pfsmount.repo.conflicts import PathConflict
-from pfsmount.repo.overlay_nodes import KIND_WORDS, Change, Node, NodeKind
+from pfsmount.repo.overlay_nodes import KIND_WORDS, Change, Node, NodeKind, Touched
 from pfsmount.repo.worktree_files import Reading
 from pfsmount.repo.worktree_rebase import WorktreeRebase
 from pfsmount.tree.directory import lookup
@@ -53,6 +53,8 @@ class WorktreeStatus:
     """Paths changed here and, differently, on the branch; with the resolution of those that are settled while others are open."""
     owner: dict[str, object] | None
     """Who has the worktree open for writing, when that is another process."""
+    times: int = 0
+    """How many files, links and directories differ in their time alone: no change by itself, kept and taken along by the next commit."""
 
 
 class WorktreeLook(WorktreeRebase):
@@ -178,6 +180,29 @@ class WorktreeLook(WorktreeRebase):
         if node.kind is not NodeKind.DIRECTORY:
             return self.attributes(node).size
         return 0
+
+    def count_times(self, changed: Collection[RepoPath]) -> int:
+        """How many files, links and directories differ from the base in their time alone, given the paths of all `changes`.
+
+        A directory counts when its time was set: one that follows from what came and went in it is taken along only by what stays in it.
+        """
+        count = 0
+        stack: list[tuple[Node, RepoPath]] = [(self.root, ())]
+        while stack:
+            directory, path = stack.pop()
+            change, base = directory.change, directory.entry
+            if change is None or base is None:
+                continue
+            if path not in changed and change.touched & Touched.TIME:
+                count += change.mtime_ns != base.mtime_ns
+            for name, node in change.names.items():
+                here = (*path, EntryName(name))
+                if node.kind is NodeKind.DIRECTORY:
+                    stack.append((node, here))
+                elif name in change.hidden and here not in changed and node.change is not None:
+                    old = lookup(self.objects, base.id, name)
+                    count += old is not None and node.change.mtime_ns != old.mtime_ns
+        return count
 
     def unversioned(self) -> list[RepoPath]:
         """FIFOs and sockets, which no commit takes."""

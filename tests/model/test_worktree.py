@@ -267,6 +267,7 @@ class WorktreeMachine(RuleBasedStateMachine):
             assert self.store.head("r", "master") == before
         else:
             assert result.commit.message == "a commit"
+            assert self.worktree.count_times(()) == 0  # they went along
             self.unlink_names(self.model)
         self.compare_commit()
         if result.commit is not None or self.dirty_paths:  # a time alone is no change: it stays uncommitted

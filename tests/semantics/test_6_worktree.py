@@ -37,6 +37,47 @@ def test_status_commit_discard(mounted: Scene) -> None:
     assert mounted.json("status", "images@master")["changes"] == []
 
 
+def test_a_time_alone_is_kept(mounted: Scene) -> None:
+    """S292 A time alone is no change, and is not lost
+
+    Where only the time differs (`touch`, the same photos copied again, `rsync -a` of files with new times) there is nothing to commit: `status` says how many there are and lists none. The
+    new times stay in the worktree, also when it is mounted again, so a second `rsync -a` or `make` finds what it left; the next commit of something else takes them along, `discard` takes them
+    back. A directory's time that follows from a file that came and went is not counted.
+    """
+    old, new = 1_000_000_000, 2_000_000_000
+    mounted.put({"a": "x", "b": "x", "d/file": "x"})
+    head = mounted.log()[0]
+    for name in ("a", "d/file", "d"):
+        os.utime(mounted.master / name, (old, old))
+    (mounted.master / "came").write_text("x")
+    (mounted.master / "came").unlink()
+    status = mounted.json("status", "images@master")
+    assert (status["changes"], status["times"]) == ([], 3)
+    assert "0 changes\n3 differ in their time alone" in mounted.pfs("status")
+    assert (mounted.master / ".pfs" / "status").read_text().startswith("# 3 more differ in their time alone")
+    assert "nothing to commit; 3 differ in their time alone, kept until" in mounted.pfs(
+        "commit", "images@master", "-m", "m"
+    )
+    assert mounted.log()[0] == head
+    mounted.pfs("umount", mounted.mount_point)
+    assert mounted.json("status", "images@master")["times"] == 3
+    assert "uncommitted changes" in mounted.pfs("repo", "delete", "images", "--yes", code=1)
+    mounted.mount()
+    assert (mounted.master / "a").stat().st_mtime == old
+    (mounted.master / "b").write_text("y")
+    os.utime(mounted.master / "a", (new, new))
+    mounted.pfs("commit", "images@master", "-m", "times go along")
+    assert mounted.json("status", "images@master")["times"] == 0
+    mounted.pfs("get", "images@master", mounted.root / "out")
+    times = [(mounted.root / "out" / name).stat().st_mtime for name in ("a", "d/file", "d")]
+    assert times == [new, old, old]
+    os.utime(mounted.master / "a", (old, old))
+    assert "1 changed time of images@master would be lost" in mounted.pfs("discard", "images@master", code=1)
+    assert "gave up 1 changed time" in mounted.pfs("discard", "images@master", "--yes")
+    assert (mounted.master / "a").stat().st_mtime == new
+    assert mounted.json("status", "images@master")["times"] == 0
+
+
 def test_a_commit_is_one_instant(mounted: Scene) -> None:
     """S81 A commit through the mount is one instant of the whole branch
 
