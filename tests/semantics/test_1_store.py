@@ -38,7 +38,7 @@ def test_a_store_is_a_directory(tmp_path: Path) -> None:
 def test_many_processes(scene: Scene) -> None:
     """S2 Any number of processes use one store at once
 
-    Readers never wait. Writers to one branch at the same time all succeed: each put becomes a commit on top of the others', and none is lost.
+    Who reads waits for no writer, but for the instant in which the store is opened. Writers to one branch at the same time all succeed: each put becomes a commit on top of the others', and none is lost.
     """
     writers = []
     for i in range(4):
