@@ -40,6 +40,11 @@ def hash_bytes(data: Buffer, kind: HashKind = HashKind.PLAIN) -> ObjectId:
     return ObjectId(blake3(data, derive_key_context=kind.value).digest())
 
 
+def hash_all(parts: Iterable[Buffer]) -> list[ObjectId]:
+    """`hash_bytes` of many."""
+    return [ObjectId(blake3(data).digest()) for data in parts]
+
+
 def short_hash(data: Buffer) -> int:
     """The first 8 bytes of the plain hash, as a little-endian number: for decisions, not for names."""
     return int.from_bytes(blake3(data).digest(8), "little")
@@ -66,6 +71,8 @@ class Hasher(Protocol):
     def update(self, data: Buffer, /) -> object: ...
 
     def digest(self) -> bytes: ...
+
+    def copy(self) -> Hasher: ...
 
 
 def file_hasher() -> Hasher:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from operator import lt
 from pathlib import Path
 
 from pfsmount.errors import Busy, Corrupt, NoSpace, PermissionDenied, PfsError
@@ -17,6 +18,7 @@ from pfsmount.objects.index import INDEX_TABLES, Index
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[2]); from pfsmount.objects.index_probe import main; main()"
 _DAMAGED, _OTHER = 3, 4
+_AT_ONCE = 20_000
 
 
 def probe_index(path: Path, map_size: int) -> str | None:
@@ -49,11 +51,12 @@ def main() -> None:
         with index.read() as txn:
             for table in INDEX_TABLES:
                 before, count = b"", 0
-                for key, _ in txn.scan(table):
-                    if key <= before and count:
+                while rows := txn.some(table, before, _AT_ONCE):
+                    keys = [key for key, _ in rows]
+                    if keys[0] < before or not all(map(lt, keys, keys[1:])):
                         raise Corrupt(f"keys of the index table '{table.value.decode()}' are out of order")
-                    before = key
-                    count += 1
+                    before = keys[-1] + b"\0"
+                    count += len(rows)
                 if count != txn.count(table):
                     raise Corrupt(f"the index table '{table.value.decode()}' has {count} rows of {txn.count(table)}")
         index.close()

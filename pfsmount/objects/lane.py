@@ -18,6 +18,10 @@ class Ticket(NamedTuple):
         """Wait until the call, and all before it, are done. Raises what went wrong with one, once."""
         self.lane.wait(self.number)
 
+    def ahead(self, count: int) -> None:
+        """Wait until at most `count` calls up to this one are not done. Raises as `wait`."""
+        self.lane.wait(self.number - count)
+
 
 class Lane:
     """Calls in order, in a thread that begins when a second call waits and ends with `close`. Used by one thread.

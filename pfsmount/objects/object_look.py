@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import ObjectId
-from pfsmount.objects.index import Table, Transaction
+from pfsmount.objects.hashing import Buffer
+from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
-from pfsmount.objects.segment import BLOCK, FSCK_HINT, RECORD_BYTES, Location, RecordKind, SegmentKind, SegmentRow
+from pfsmount.objects.lane import Ticket
+from pfsmount.objects.segment import (
+    BLOCK,
+    FSCK_HINT,
+    RECORD_BYTES,
+    Location,
+    RecordKind,
+    SegmentKind,
+    SegmentRow,
+    segment_path,
+)
 from pfsmount.objects.store import ObjectStore
 
 _ROWS_AT_ONCE = 20_000
+FILE_KINDS = frozenset({RecordKind.PIECE, RecordKind.MANIFEST})
 
 
 class Reference(NamedTuple):
@@ -26,12 +39,43 @@ class Reference(NamedTuple):
     """Bytes of a file or piece; None for others."""
 
 
-class Visitor:
-    """Looks into objects for the layers above. Called with each intact object that the index names, in the order of segments."""
+class FileReferences(NamedTuple):
+    """What a leaf of nothing but plain files refers to, in columns."""
 
-    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> Sequence[Reference]:
-        """Check an object by itself; what it refers to."""
+    ids: Sequence[ObjectId]
+    sizes: Sequence[int]
+
+    def one_by_one(self) -> list[Reference]:
+        """The same as of any other object."""
+        return [Reference(id, FILE_KINDS, size) for id, size in zip(self.ids, self.sizes, strict=True)]
+
+
+References = list[Reference] | FileReferences
+
+
+def referred_ids(references: References) -> Sequence[ObjectId]:
+    """The ids in them."""
+    return references.ids if isinstance(references, FileReferences) else [reference.id for reference in references]
+
+
+class Visitor:
+    """Looks into objects for the layers above."""
+
+    @property
+    def wanted(self) -> Set[ObjectId]:
+        """Pieces whose bytes it asks for."""
+        return frozenset()
+
+    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> References:
+        """Check an object by itself; what it refers to. Called with each intact object that the index names, in the order of segments."""
         raise NotImplementedError
+
+    def large_file(self, id: ObjectId, place: Location) -> None:
+        """A manifest that the index names as this file. Called after `visit`, and before any piece is read."""
+
+    def piece(self, id: ObjectId, data: Buffer) -> Sequence[Ticket]:
+        """An intact piece that was wanted; `data` stays as it is until these were waited for."""
+        return ()
 
 
 class ProgressBar:
@@ -48,6 +92,16 @@ class ProgressBar:
             self._show(self.what, self.done, self.total)
 
 
+class TablePlace(NamedTuple):
+    """An intact table of contents: where its pieces begin and end, where it is, and where the one before it."""
+
+    start: int
+    end: int
+    meta: int
+    offset: int
+    previous: tuple[int, int]
+
+
 @dataclass(slots=True)
 class Segment:
     """A segment as the index knew it when the check began."""
@@ -56,10 +110,8 @@ class Segment:
     row: SegmentRow
     size: int = 0
     """Bytes that the file has, or the published end where that is less."""
-    tables: list[tuple[int, int, int]] = field(default_factory=list)
-    """Tables of contents of a data segment that meta segments have: start, meta segment, payload offset."""
-    holes: list[tuple[int, int]] = field(default_factory=list)
-    """Offset and length of ranges that gc freed."""
+    tables: list[TablePlace] = field(default_factory=list)
+    """Tables of contents of a data segment that meta segments have."""
     agreed: bytearray = field(default_factory=bytearray)
     """A bit for each place that the index and the segment agree on."""
     matches: int = 0
@@ -74,6 +126,19 @@ class Segment:
         slot = offset // self.unit
         self.agreed[slot >> 3] |= 1 << (slot & 7)
 
+    def agree_blocks(self, offsets: Sequence[int]) -> None:
+        """Note many places of a data segment."""
+        agreed = self.agreed
+        for offset in offsets:
+            agreed[offset >> 15] |= 1 << (offset >> 12 & 7)
+
+    def agreeing(self, offsets: Sequence[int]) -> list[int]:
+        """Which of the places of a data segment were noted."""
+        agreed, end = self.agreed, len(self.agreed) << 15
+        return [
+            i for i, offset in enumerate(offsets) if offset < end and agreed[offset >> 15] >> (offset >> 12 & 7) & 1
+        ]
+
     def agrees(self, offset: int) -> bool:
         """Whether a place was noted."""
         slot = offset // self.unit
@@ -83,9 +148,16 @@ class Segment:
 class ObjectLook:
     """What a check of a store's objects has seen so far."""
 
-    def __init__(self, objects: ObjectStore, findings: Findings, damage: Damage) -> None:
+    def __init__(
+        self, objects: ObjectStore, findings: Findings, damage: Damage, visitor: Visitor, progress: ProgressBar
+    ) -> None:
         self._objects = objects
         self.findings, self.damage = findings, damage
+        self._visitor = visitor
+        self._progress = progress
+        self.counts: Counter[RecordKind] = Counter()
+        """Objects that are in the index, by kind."""
+        self.bytes_checked = 0
         self.segments: dict[int, Segment] = {}
         self.unindexed: dict[ObjectId, Location] = {}
         """Intact objects that the index does not name: left by a crash, or lost by the index."""
@@ -119,6 +191,34 @@ class ObjectLook:
             text = f"{kind} {id.hex()} is damaged: segment {place.segment:08x}, byte {place.offset}, {place.length:,} bytes"
             self._found(Invariant.OBJECT_HASH, text, id=id, place=place)
 
+    # Segments as files
+
+    def _path(self, segment: Segment) -> str:
+        return os.fspath(segment_path(self._objects.directory, segment.number, segment.row.kind))
+
+    def _fresh_row_is_other(self, segment: Segment) -> bool:
+        """Whether somebody dropped the segment (gc) since the check began."""
+        return self._fresh_row(segment.number) is None
+
+    def _open(self, segment: Segment) -> int:
+        try:
+            return os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if segment.number not in self.damage.short and not self._fresh_row_is_other(segment):
+                self._found(
+                    Invariant.SEGMENT_READABLE,
+                    f"'{self._path(segment)}' cannot be opened: {error.strerror}",
+                    segment=segment.number,
+                )
+            return -1
+
+    def _unreadable(self, segment: Segment) -> Callable[[int, int], None]:
+        def report(offset: int, length: int) -> None:
+            text = f"the disk cannot read {length} bytes of segment {segment.number:08x} at byte {offset}"
+            self._found(Invariant.SEGMENT_READABLE, text, segment=segment.number, offset=offset)
+
+        return report
+
 
 def decode_location(raw: bytes) -> Location | None:
     """The location in a row; None for a damaged row."""
@@ -142,7 +242,7 @@ def chunks(objects: ObjectStore, table: Table) -> Iterator[list[tuple[bytes, byt
     start = b""
     while True:
         with objects.index.read() as txn:
-            rows = list(islice(_scan(txn, table, start), _ROWS_AT_ONCE))
+            rows = txn.some(table, start, _ROWS_AT_ONCE)
         if rows:
             yield rows
         if len(rows) < _ROWS_AT_ONCE:
@@ -150,7 +250,3 @@ def chunks(objects: ObjectStore, table: Table) -> Iterator[list[tuple[bytes, byt
         if rows[-1][0] < start:
             raise Corrupt(f"keys of the table '{table.value.decode()}' are out of order", hint=FSCK_HINT)
         start = rows[-1][0] + b"\0"
-
-
-def _scan(txn: Transaction, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return txn.scan(table, start=start)

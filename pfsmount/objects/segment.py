@@ -19,6 +19,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ _OFFSET = struct.Struct("<Q")
 LOCATION = struct.Struct("<IIHHI")
 _TOC = struct.Struct("<IIQQ")
 _TOC_ENTRY = struct.Struct("<32sI")
+_TOC_LENGTH = struct.Struct("<32xI")
+_PLACE = struct.Struct("<IQI")
 _SEAL = struct.Struct("<8sQQ32s8s")
 _SEAL_MAGIC = b"PFSSEAL1"
 _ROW = struct.Struct("<BB6xQQ16sIQ")
@@ -299,6 +302,39 @@ def encode_tombstone(segment: int, ranges: Sequence[tuple[int, int]]) -> bytes:
     return _TOMBSTONE.pack(segment, 0) + b"".join(_RANGE.pack(start, end - start) for start, end in ranges)
 
 
+class PieceColumns(NamedTuple):
+    """The pieces of a table of contents in columns, for those who go through millions: a tuple for each would take longer than its hash."""
+
+    segment: int
+    start: int
+    ids: list[ObjectId]
+    lengths: list[int]
+    offsets: list[int]
+    """Where each piece begins."""
+    end: int
+    """The first block behind them."""
+    previous: tuple[int, int]
+    """Meta segment and payload offset of the table before this one; the segment is NO_SEGMENT where there is none."""
+
+    @classmethod
+    def decode(cls, raw: bytes) -> PieceColumns:
+        """Raises Corrupt."""
+        try:
+            segment, before_segment, before_offset, start = _TOC.unpack_from(raw)
+            lengths = [length for (length,) in _TOC_LENGTH.iter_unpack(raw[_TOC.size :])]
+        except struct.error:
+            raise Corrupt("a table of contents is damaged") from None
+        width = _TOC_ENTRY.size
+        ids = [ObjectId(raw[at : at + ID_BYTES]) for at in range(_TOC.size, len(raw), width)]
+        *offsets, end = accumulate(((length + BLOCK - 1) & -BLOCK for length in lengths), initial=start)
+        return cls(segment, start, ids, lengths, offsets, end, (before_segment, before_offset))
+
+    def rows(self) -> list[bytes]:
+        """What `Location.encode` gives for each piece."""
+        pack, segment, kind = _PLACE.pack, self.segment, RecordKind.PIECE << 48
+        return [pack(segment, offset | kind, length) for offset, length in zip(self.offsets, self.lengths, strict=True)]
+
+
 def encode_footer(payload: bytes, offset: int, store_id: bytes) -> bytes:
     """What ends a sealed data segment at `offset` (a multiple of 4096): its contents, then 64 bytes that find them."""
     total = align(len(payload) + _SEAL.size, BLOCK)
@@ -306,8 +342,8 @@ def encode_footer(payload: bytes, offset: int, store_id: bytes) -> bytes:
     return payload + bytes(total - len(payload) - len(tail)) + tail
 
 
-def decode_footer(fd: int) -> TableOfContents | None:
-    """The contents of a sealed data segment; None when the file has no valid footer."""
+def read_footer(fd: int) -> bytes | None:
+    """The encoded contents of a sealed data segment; None when the file has no valid footer."""
     size = os.fstat(fd).st_size
     if size < BLOCK or size % BLOCK:
         return None
@@ -315,7 +351,18 @@ def decode_footer(fd: int) -> TableOfContents | None:
     if magic != _SEAL_MAGIC or offset + length > size:
         return None
     payload = os.pread(fd, length, offset)
-    return TableOfContents.decode(payload) if hash_bytes(payload, HashKind.RECORD) == digest else None
+    return payload if hash_bytes(payload, HashKind.RECORD) == digest else None
+
+
+def decode_footer(fd: int) -> TableOfContents | None:
+    """The contents of a sealed data segment; None when the file has no valid footer."""
+    payload = read_footer(fd)
+    return None if payload is None else TableOfContents.decode(payload)
+
+
+def contents_entries(payload: bytes) -> bytes:
+    """The entries of an encoded table of contents."""
+    return payload[_TOC.size :]
 
 
 def decode_seal(fd: int) -> int:

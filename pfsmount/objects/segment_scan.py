@@ -6,15 +6,23 @@ What the disk refuses to give back (EIO) reads as zeros and is reported: the res
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import NamedTuple
 
 from pfsmount.ids import ID_BYTES, ObjectId
-from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.segment import BLOCK, RECORD_BYTES, Location, Record, RecordKind, align, record_header
+from pfsmount.objects.hashing import hash_all, hash_bytes
+from pfsmount.objects.lane import Lane, Ticket
+from pfsmount.objects.parts import Part, Parts
+from pfsmount.objects.segment import BLOCK, RECORD_BYTES, Record, RecordKind, align, record_header
 
-_WINDOW = 8 << 20
+_WINDOW = 4 << 20
+_AHEAD = 2
+_GAP_MAX = 64 * 1024
+"""Bytes between two pieces that are rather read than left out."""
 _HEADER_BYTES = 64
 
 Unreadable = Callable[[int, int], None]
@@ -108,52 +116,109 @@ def _next_magic(window: bytes, at: int) -> int:
         at = found + 1
 
 
+class Window(NamedTuple):
+    """Pieces that lie together, in columns."""
+
+    ids: list[ObjectId]
+    offsets: list[int]
+    lengths: list[int]
+
+    @property
+    def start(self) -> int:
+        return self.offsets[0]
+
+    @property
+    def end(self) -> int:
+        """The end of the block in which the last piece ends."""
+        return align(self.offsets[-1] + self.lengths[-1], BLOCK)
+
+
+def windows(ids: list[ObjectId], offsets: list[int], lengths: list[int]) -> Iterator[Window]:
+    """Pieces in order of place, cut where there is much between them, or when it is enough for one read."""
+    first, start, end = 0, offsets[0] if offsets else 0, 0
+    for i, offset in enumerate(offsets):
+        behind = offset + lengths[i]
+        if i > first and (offset - end > _GAP_MAX or behind - start > _WINDOW):
+            yield Window(ids[first:i], offsets[first:i], lengths[first:i])
+            first, start = i, offset
+        end = behind
+    if offsets:
+        yield Window(ids[first:], offsets[first:], lengths[first:])
+
+
 class PieceScan:
-    """Reads pieces of a data segment in the order in which they lie, two windows at a time: one is read while the other is hashed."""
+    """Reads pieces of data segments in the order in which they lie, two windows ahead in a thread of its own. Leaving the context ends that.
 
-    def __init__(self, fd: int, unreadable: Unreadable) -> None:
-        self._fd = fd
-        self._unreadable = unreadable
+    The memory of a window is used again when all `users` of its part are done, two windows later at the earliest.
+    """
+
+    def __init__(self) -> None:
+        self._parts = Parts(_WINDOW, _AHEAD + 4)
+        self._lane = Lane("segment reader")
+
+    def __enter__(self) -> PieceScan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lane.close()
+
+    def read(
+        self, fd: int, wanted: Iterable[Window], unreadable: Unreadable
+    ) -> Iterator[tuple[Window, memoryview, Part]]:
+        """The windows of a segment with their bytes."""
         advise_sequential(fd)
-
-    def check(self, pieces: Sequence[tuple[ObjectId, Location]], progress: Callable[[int], None]) -> Iterator[Check]:
-        """For each piece whether its bytes are right and whether zeros follow; `pieces` are in order of place."""
-        with ThreadPoolExecutor(1) as reader:
-            runs = list(_runs(pieces))
-            ahead = [reader.submit(self._read, runs[0])] if runs else []
-            for i, run in enumerate(runs):
-                if i + 1 < len(runs):
-                    ahead.append(reader.submit(self._read, runs[i + 1]))
-                data = memoryview(ahead.pop(0).result())
-                start = run[0][1].offset
-                for id, place in run:
-                    at = place.offset - start
-                    whole = data[at : at + place.length]
-                    rest = data[at + place.length : align(at + place.length, BLOCK)]
-                    yield id, place, hash_bytes(whole) == id, not any(rest)
-                progress(run[-1][1].offset + run[-1][1].length - start)
-
-    def _read(self, run: Sequence[tuple[ObjectId, Location]]) -> bytes:
-        start, last = run[0][1].offset, run[-1][1]
-        return read_range(self._fd, start, align(last.offset + last.length, BLOCK) - start, self._unreadable)
+        ahead: deque[tuple[Window, memoryview, Part, Ticket]] = deque()
+        for window in wanted:
+            size = window.end - window.start
+            part = self._parts.take() if size <= _WINDOW else Part(size)
+            data = part.memory[:size]
+            ticket = self._lane.do(partial(_read_into, fd, data, window.start, unreadable))
+            ahead.append((window, data, part, ticket))
+            if len(ahead) > _AHEAD:
+                yield _arrived(*ahead.popleft())
+        while ahead:
+            yield _arrived(*ahead.popleft())
 
 
-Check = tuple[ObjectId, Location, bool, bool]
+def _arrived(window: Window, data: memoryview, part: Part, ticket: Ticket) -> tuple[Window, memoryview, Part]:
+    ticket.wait()
+    return window, data, part
 
 
-def _runs(pieces: Sequence[tuple[ObjectId, Location]]) -> Iterator[Sequence[tuple[ObjectId, Location]]]:
-    """Pieces that lie together, at most a window each."""
-    first = 0
-    for i in range(1, len(pieces) + 1):
-        start = pieces[first][1].offset
-        if i == len(pieces):
-            yield pieces[first:i]
-        else:
-            before, place = pieces[i - 1][1], pieces[i][1]
-            gap = place.offset - (before.offset + before.length)
-            if gap >= 2 * BLOCK or place.offset + place.length - start > _WINDOW:
-                yield pieces[first:i]
-                first = i
+def _read_into(fd: int, memory: memoryview, offset: int, unreadable: Unreadable) -> None:
+    """Fill memory; what is behind the end of the file reads as zeros."""
+    done = 0
+    while done < len(memory):
+        try:
+            count = os.preadv(fd, [memory[done:]], offset + done)
+        except OSError:
+            part = _by_blocks(fd, offset + done, min(len(memory) - done, 1 << 20), unreadable)
+            count = len(part)
+            memory[done : done + count] = part
+        if not count:
+            memory[done:] = bytes(len(memory) - done)
+            return
+        done += count
+
+
+def wrong_pieces(window: Window, data: memoryview) -> list[int]:
+    """Which pieces of a window are not what their ids say."""
+    start = window.start
+    parts = [data[at - start : at - start + n] for at, n in zip(window.offsets, window.lengths, strict=True)]
+    found = hash_all(parts)
+    return [] if found == window.ids else [i for i, id in enumerate(window.ids) if found[i] != id]
+
+
+def unpadded_pieces(window: Window, data: memoryview) -> list[int]:
+    """Behind which pieces of a window something else than zeros stands."""
+    start = window.start
+    ends = [at - start + n for at, n in zip(window.offsets, window.lengths, strict=True)]
+    rests = [(i, data[end : align(end, BLOCK)]) for i, end in enumerate(ends) if end % BLOCK]
+    if not b"".join([rest for _, rest in rests]).strip(b"\0"):
+        return []
+    return [i for i, rest in rests if any(rest)]
 
 
 def object_id_at(payload: bytes) -> ObjectId:

@@ -1,38 +1,39 @@
 """Checking a whole store: every invariant by name (docs/FSCK.md), what is lost where one does not hold, and what to do.
 
 Plain checking changes nothing, locks nothing and runs beside readers and writers. The order is: objects (`objects.object_check`, which
-looks into them by `tree.check` and here), then repos, refs and worktrees (`repo.fsck_refs`), with `data` every large file as a whole, and
-only where something is damaged a walk through all commits that says which paths that concerns (`repo.fsck_impact`).
+looks into them by `tree.check`, with `data` by `repo.fsck_files`, and here), then repos, refs and worktrees (`repo.fsck_refs`), and only
+where something is damaged a walk through all commits that says which paths that concerns (`repo.fsck_impact`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfsmount.config import DEFAULT_SETTINGS, MIB
+from pfsmount.config import DEFAULT_SETTINGS
 from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ObjectId
-from pfsmount.objects.hashing import file_hasher
+from pfsmount.objects.hashing import Buffer
 from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
+from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import read_store_info
 from pfsmount.objects.object_check import ObjectCheck
-from pfsmount.objects.object_look import ProgressBar, Reference, Visitor
+from pfsmount.objects.object_look import ProgressBar, Reference, References, Visitor
 from pfsmount.objects.segment import TINY_MAX, Location, RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
+from pfsmount.repo.fsck_files import LargeFiles
 from pfsmount.repo.fsck_impact import Impact, find_impact
 from pfsmount.repo.fsck_refs import RefCheck
 from pfsmount.repo.store import Store
 from pfsmount.tree.check import COMMIT, TreeCheck
-from pfsmount.tree.manifest import load_manifest, pieces
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many bytes of how many are."""
-_ZEROS = bytes(MIB)
 _POSITIONS = 200_000
 
 
@@ -66,12 +67,13 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None,
     """
     report = Report(data=data) if known is None else known
     bar = ProgressBar(progress)
-    visitor = _Visitor(store.objects, report)
-    objects = ObjectCheck(store.objects, report.findings, report.damage, visitor, bar)
+    files = LargeFiles(store.objects, report.findings, report.damage) if data else None
+    objects = ObjectCheck(store.objects, report.findings, report.damage, _Visitor(store.objects, report, files), bar)
     try:
-        objects.run(data=data)
-        if data:
-            _large_files(store.objects, objects.large_files, report, bar)
+        with files or nullcontext():
+            objects.run(data=data)
+            if files is not None:
+                files.finish(bar)
         RefCheck(store, report.findings, report.damage).run()
     except Corrupt as error:  # of rows that every look goes through
         report.findings.add(Finding.of(Invariant.INDEX_READABLE, error.message))
@@ -162,13 +164,28 @@ def visitor_of(objects: ObjectStore) -> Visitor:
 class _Visitor(Visitor):
     """Looks into objects of every kind."""
 
-    def __init__(self, objects: ObjectStore, report: Report) -> None:
+    def __init__(self, objects: ObjectStore, report: Report, files: LargeFiles | None = None) -> None:
         self._objects = objects
         self._report = report
+        self._files = files
         self._trees = TreeCheck(objects, report.findings, report.damage)
         self._positions: dict[ObjectId, tuple[int, ObjectId | None]] = {}
 
-    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> Sequence[Reference]:
+    @property
+    def wanted(self) -> Set[ObjectId]:
+        """Those with which a large file goes on."""
+        return frozenset() if self._files is None else self._files.wanted
+
+    def large_file(self, id: ObjectId, place: Location) -> None:
+        """Let it be hashed as its pieces go by."""
+        if self._files is not None:
+            self._files.add(id, place)
+
+    def piece(self, id: ObjectId, data: Buffer) -> Sequence[Ticket]:
+        """Hash it for the files that go on with it."""
+        return () if self._files is None else self._files.piece(id, data)
+
+    def visit(self, kind: RecordKind, id: ObjectId, payload: bytes) -> References:
         """Check an object by itself; what it refers to."""
         if kind is RecordKind.NODE:
             return self._trees.node(id, payload)
@@ -176,7 +193,7 @@ class _Visitor(Visitor):
             return self._trees.manifest(id, payload)
         if kind is RecordKind.XATTRS:
             return self._trees.xattrs(id, payload)
-        return self._commit(id, payload) if kind is RecordKind.COMMIT else ()
+        return self._commit(id, payload) if kind is RecordKind.COMMIT else []
 
     def _commit(self, id: ObjectId, payload: bytes) -> list[Reference]:
         try:
@@ -230,49 +247,3 @@ class _Visitor(Visitor):
         self._report.findings.add(Finding.of(invariant, f"{text}: {id.hex()}", object=id))
         if invariant is Invariant.COMMIT_FORMAT:
             self._report.damage.objects[id] = invariant
-
-
-def _large_files(
-    objects: ObjectStore, files: Sequence[tuple[ObjectId, Location]], report: Report, bar: ProgressBar
-) -> None:
-    """Read each large file from front to back and compare it with its id."""
-    bar.what = "checking large files"
-    sizes = []
-    for id, _ in files:
-        try:
-            sizes.append(load_manifest(objects, id).size)
-        except (PfsError, OSError):
-            sizes.append(0)  # found already
-    bar.total += sum(sizes)
-    for (id, place), size in zip(files, sizes, strict=True):
-        before = bar.done
-        if size and id not in report.damage.objects:
-            _large_file(objects, id, place, report, bar)
-        bar.add(before + size - bar.done)
-
-
-def _large_file(objects: ObjectStore, id: ObjectId, place: Location, report: Report, bar: ProgressBar) -> None:
-    hasher = file_hasher()
-    try:
-        for _, piece, length in pieces(objects, load_manifest(objects, id)):
-            if piece is None:
-                _hash_zeros(hasher.update, length)
-            else:
-                where = objects.locate(piece)
-                if where is None or report.damage.reason(piece, where) is not None:
-                    return  # found already: the walk will say which files it is in
-                hasher.update(objects.segment(where.segment).read(where.offset, where.length))
-            bar.add(length)
-    except (PfsError, OSError):
-        return  # a part of it is damaged, which was found already
-    if hasher.digest() != id and objects.locate(id) == place:
-        report.damage.objects[id] = Invariant.FILE_HASH
-        text = f"the pieces of the large file {id.hex()} are each right, but are not this file"
-        report.findings.add(Finding.of(Invariant.FILE_HASH, text, object=id, place=place))
-
-
-def _hash_zeros(update: Callable[[bytes], object], length: int) -> None:
-    while length:
-        count = min(length, len(_ZEROS))
-        update(_ZEROS[:count] if count < len(_ZEROS) else _ZEROS)
-        length -= count

@@ -21,7 +21,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.object_look import ProgressBar, chunks
+from pfsmount.objects.object_look import ProgressBar, chunks, referred_ids
 from pfsmount.objects.row_check import is_at
 from pfsmount.objects.segment import (
     BLOCK,
@@ -117,10 +117,10 @@ class Repair:
                     continue
                 payload = self._objects.get(id)
                 own = hash_bytes(payload, place.kind.hash_kind)
-                for reference in visitor.visit(place.kind, own, payload):
-                    if reference.id not in seen and self._objects.index.get(Table.OBJECTS, reference.id) is None:
-                        seen.add(reference.id)
-                        todo.append(reference.id)
+                for named in referred_ids(visitor.visit(place.kind, own, payload)):
+                    if named not in seen and self._objects.index.get(Table.OBJECTS, named) is None:
+                        seen.add(named)
+                        todo.append(named)
 
     def forget(self) -> None:
         """Drop what cannot be read from the index. Raises NoSpace."""

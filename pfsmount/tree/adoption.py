@@ -16,9 +16,10 @@ from pfsmount.ids import ObjectId
 from pfsmount.objects.adoption import Piece
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.parts import Part
 from pfsmount.objects.segment import BLOCK
 from pfsmount.objects.store import Batch
-from pfsmount.tree.file_hash import FileHash, Part
+from pfsmount.tree.file_hash import FileHash
 from pfsmount.tree.ingest import Ingest
 from pfsmount.tree.manifest import HOLE, PIECE_MAX
 from pfsmount.tree.sources import DescriptorSource

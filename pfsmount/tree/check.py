@@ -6,14 +6,16 @@ parents, so a bounded memory of the last nodes answers nearly always; else the c
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from pfsmount.errors import Corrupt, PfsError
 from pfsmount.ids import NAME_MAX, ObjectId
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant
-from pfsmount.objects.object_look import Reference
+from pfsmount.objects.object_look import FILE_KINDS, FileReferences, Reference, References
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_node, leaf_ends, rank
@@ -25,7 +27,11 @@ from pfsmount.tree.xattrs import decode_xattrs
 
 _REMEMBERED = 150_000
 _NS = 1_000_000_000
-_FILE = frozenset({RecordKind.PIECE, RecordKind.MANIFEST})
+_FILE_PARTS = struct.Struct("<20xIQ32s")
+"""Nanoseconds, size and id in the fixed part of an entry."""
+_MODE_HIGH = 3
+"""Where the upper byte of the mode is."""
+_PLAIN_KIND = bytes((Kind.FILE,))
 _PIECE = frozenset({RecordKind.PIECE})
 _NODE = frozenset({RecordKind.NODE})
 _MANIFEST = frozenset({RecordKind.MANIFEST})
@@ -62,11 +68,11 @@ class TreeCheck:
 
     # Nodes
 
-    def node(self, id: ObjectId, payload: bytes) -> list[Reference]:
+    def node(self, id: ObjectId, payload: bytes) -> References:
         """Check a tree node; what it refers to."""
         try:
             node = Node(payload)
-            references = self._inner(id, node) if node.level else self._leaf(id, node)
+            references = self._inner(id, node) if node.level else _plain_files(node) or self._leaf(id, node)
         except Corrupt as error:
             self._found(Invariant.NODE_FORMAT, id, error.message)
             self._remember(id, None)
@@ -94,7 +100,7 @@ class TreeCheck:
                 if ends[i] - start != 1 + len(node.names[i]):
                     raise Corrupt("an entry of a directory has bytes that mean nothing")
                 if target != EMPTY_FILE_ID:
-                    references.append(Reference(target, _FILE, size))
+                    references.append(Reference(target, FILE_KINDS, size))
             else:
                 references += self._entry(id, node.entry(i))
             start = ends[i]
@@ -113,7 +119,7 @@ class TreeCheck:
                 self._found(Invariant.XATTRS_FORMAT, source, "attributes that are too long stand in an entry")
         if entry.kind is Kind.FILE:
             if entry.id != EMPTY_FILE_ID:
-                yield Reference(entry.id, _FILE, entry.size)
+                yield Reference(entry.id, FILE_KINDS, entry.size)
         elif entry.kind is Kind.SYMLINK:
             target = entry.target or b""
             if hash_bytes(target) != entry.id or len(target) != entry.size:
@@ -206,6 +212,24 @@ class TreeCheck:
         except Corrupt as error:
             self._found(Invariant.XATTRS_FORMAT, id, error.message)
         return []
+
+
+def _plain_files(node: Node) -> FileReferences | None:
+    """What a leaf of nothing but plain files with content refers to, checked in columns; None for any other, and for one that is not right."""
+    count = len(node)
+    if not count:
+        return None
+    fixed, _, ends = node.stretch(0, count)
+    width = FIXED.size
+    if fixed[::width] != _PLAIN_KIND * count or fixed[1::width] != bytes(count) or bytes(EMPTY_FILE_ID) in fixed:
+        return None
+    lengths = list(map(len, node.names))
+    if list(accumulate([length + 1 for length in lengths])) != list(ends) or max(lengths) > NAME_MAX:
+        return None
+    nanoseconds, sizes, ids = zip(*_FILE_PARTS.iter_unpack(fixed), strict=True)
+    if max(fixed[_MODE_HIGH::width]) > 0o7777 >> 8 or max(nanoseconds) >= _NS:
+        return None
+    return FileReferences(ids, sizes)
 
 
 def summarize(node: Node) -> _Summary:

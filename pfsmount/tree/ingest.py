@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.parts import Part, Parts
 from pfsmount.objects.store import Batch
 from pfsmount.tree.content import Content
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
-from pfsmount.tree.file_hash import FileHash, Part, Parts
+from pfsmount.tree.file_hash import FileHash
 from pfsmount.tree.manifest import HOLE, PIECE_MAX, write_manifest
 from pfsmount.tree.matching import HEAD, WINDOW, Previous
 from pfsmount.tree.sources import DescriptorSource, OverlaySource, Source, is_regular

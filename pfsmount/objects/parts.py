@@ -1,0 +1,40 @@
+"""Memory for parts of files that are read, hashed and written by several threads, and used again after the last of them."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+
+from pfsmount.objects.lane import Ticket
+
+
+class Part:
+    """Memory for a part of a file: `capacity` bytes that begin on a page.
+
+    *Measured*: reading 1 GiB from the page cache into a `bytearray`, which does not, took 0.6 s, into these 0.1 s.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.memory = memoryview(mmap.mmap(-1, capacity, flags=flags))
+        self.users: list[Ticket] = []
+        """Who reads what is in it: its memory is used again after them."""
+
+
+class Parts:
+    """Memory that is used in turn: none is given out again before those who read it are done."""
+
+    def __init__(self, capacity: int, count: int = 8) -> None:
+        self._capacity, self._count = capacity, count
+        self._parts: deque[Part] = deque()
+
+    def take(self) -> Part:
+        """The part that was not used for the longest time; it is the caller's until `count - 1` others were taken."""
+        if len(self._parts) < self._count:
+            part = Part(self._capacity)
+        else:
+            part = self._parts.popleft()
+            while part.users:
+                part.users.pop().wait()
+        self._parts.append(part)
+        return part
