@@ -62,12 +62,9 @@ def fsck(
 
     Exit code 0: nothing is lost, and nothing needs repair. 1: damage was found, or is left; what it means and what to do is printed.
     """
-    from pfsmount.repo.fsck import check_store
-
     path = output.store_path()
     rebuilt = _rebuild(path) if rebuild else None
-    with output.Progress("checking", 1) as bar:
-        report = check_store(path, data=data, progress=bar.work)
+    report = _check(path, data=data)
     repaired = None
     if (repair or repair_from is not None) and not report.clean and not report.index_lost:
         repaired, report = _repair(path, report, repair_from, forget=repair)
@@ -82,6 +79,18 @@ def fsck(
             output.say("nothing to repair there; damaged data is looked for, and repaired, with '--data' as well")
     if not report.clean:
         raise typer.Exit(output.EXIT_FAILED)
+
+
+def _check(path: Path, *, data: bool) -> Report:
+    from pfsmount.config import DEFAULT_SETTINGS
+    from pfsmount.objects.index_probe import IndexProbe
+    from pfsmount.objects.layout import read_store_info
+
+    read_store_info(path)
+    with IndexProbe(path / "index", DEFAULT_SETTINGS.map_size) as probe, output.Progress("checking", 1) as bar:
+        from pfsmount.repo.fsck import check_store  # as long as the probe takes for a small index
+
+        return check_store(path, data=data, progress=bar.work, probe=probe)
 
 
 def _rebuild(path: Path) -> Rebuilt:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from operator import lt
 from pathlib import Path
+from types import TracebackType
 
 from pfsmount.errors import Busy, Corrupt, NoSpace, PermissionDenied, PfsError
 from pfsmount.objects.index import INDEX_TABLES, Index
@@ -23,25 +24,56 @@ _AT_ONCE = 20_000
 
 def probe_index(path: Path, map_size: int) -> str | None:
     """What is wrong with the index in this directory; None for one that can be used, or whose opening says why it cannot."""
-    file = path / "data.mdb"
-    try:
-        if not file.stat().st_size:
-            return f"the index '{file}' is empty"
-    except FileNotFoundError:
-        return f"the index '{file}' is missing"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _PROGRAM, os.fspath(path), os.fspath(_ROOT), str(map_size)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode in (0, _OTHER):
-        return None
-    if done.returncode == _DAMAGED:
-        return done.stdout.strip()
-    return f"the index '{file}' is damaged: reading it ended a process ({done.returncode})"
+    with IndexProbe(path, map_size) as probe:
+        return probe.wait()
+
+
+class IndexProbe:
+    """The process that reads an index, from when this is made: whoever has something else to do meanwhile (a command its imports) does that before `wait`."""
+
+    def __init__(self, path: Path, map_size: int) -> None:
+        self._file = path / "data.mdb"
+        self._process: subprocess.Popen[str] | None = None
+        self._problem: str | None = None
+        try:
+            if not self._file.stat().st_size:
+                self._problem = f"the index '{self._file}' is empty"
+                return
+        except FileNotFoundError:
+            self._problem = f"the index '{self._file}' is missing"
+            return
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM, os.fspath(path), os.fspath(_ROOT), str(map_size)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+
+    def __enter__(self) -> IndexProbe:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()  # it has nothing to finish
+            self._process.communicate()
+
+    def wait(self) -> str | None:
+        """What is wrong; None for an index that can be used, or whose opening says why it cannot."""
+        if self._process is None:
+            return self._problem
+        said, _ = self._process.communicate()
+        code = self._process.returncode
+        if code in (0, _OTHER):
+            return None
+        return (
+            said.strip()
+            if code == _DAMAGED
+            else f"the index '{self._file}' is damaged: reading it ended a process ({code})"
+        )
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pfsmount.config import DEFAULT_SETTINGS
 from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import Buffer
-from pfsmount.objects.index_probe import probe_index
+from pfsmount.objects.index_probe import IndexProbe, probe_index
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
 from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import read_store_info
@@ -110,10 +110,15 @@ def _relax(report: Report) -> None:
         report.findings.add(Finding.of(Invariant.RESULTS_TARGET, text, object=key))
 
 
-def check_store(path: Path, *, data: bool = False, progress: Progress | None = None) -> Report:
-    """As `check`, for a store that may be too damaged to be opened. Raises NotAStore, StoreTooNew, Busy, PermissionDenied."""
+def check_store(
+    path: Path, *, data: bool = False, progress: Progress | None = None, probe: IndexProbe | None = None
+) -> Report:
+    """As `check`, for a store that may be too damaged to be opened. Raises NotAStore, StoreTooNew, Busy, PermissionDenied.
+
+    `probe` is that of its index, if somebody has begun it already.
+    """
     read_store_info(path)
-    problem = probe_index(path / "index", DEFAULT_SETTINGS.map_size)
+    problem = probe_index(path / "index", DEFAULT_SETTINGS.map_size) if probe is None else probe.wait()
     if problem is None:
         try:
             store = Store.open(path)
