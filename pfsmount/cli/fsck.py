@@ -56,7 +56,7 @@ def fsck(
     """Check that the store is right, and say what is lost where it is not.
 
     Without options the structure is checked: the index, all metadata with its hashes, repos, branches, uncommitted work. --data also reads every piece and
-    every large file, at the disk's speed. Nothing is changed, and the store can be used meanwhile.
+    every large file, in one pass over the disk. Nothing is changed, and the store can be used meanwhile.
 
     --repair-from and --repair mend what this check finds, so add --data for damaged data. --rebuild-index needs the store for itself.
 
