@@ -49,9 +49,14 @@ def complete_spec(store: Store, spec: JobSpec) -> JobSpec:
 
 
 def pin_inputs(store: Store, spec: JobSpec) -> list[PinnedInput]:
-    """What the inputs are now. Raises NotFound, AmbiguousRevision, InvalidInput (a branch without commits)."""
+    """What the inputs are now. Raises NotFound, AmbiguousRevision, InvalidInput (a branch without commits, a private worktree)."""
     pinned = []
     for source in spec.inputs:
+        if source.revision.worktree is not None:
+            raise InvalidInput(
+                f"{source.repo}@{source.revision} is uncommitted work, and a job reads commits",
+                hint=f"'pfs commit {source.repo}@{source.revision}' brings it into the branch",
+            )
         commit = store.resolve(source.repo, source.revision).commit
         if commit is None:
             raise InvalidInput(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -36,6 +38,7 @@ class PfsCommands(CommandGroup):
         "reset": Command("pfsmount.cli.rollback:reset"),
         "revert": Command("pfsmount.cli.rollback:revert"),
         "lineage": Command("pfsmount.cli.history:lineage"),
+        "begin": Command("pfsmount.cli.work:begin"),
         "status": Command("pfsmount.cli.work:status"),
         "commit": Command("pfsmount.cli.work:commit"),
         "discard": Command("pfsmount.cli.work:discard"),
@@ -85,6 +88,12 @@ def options(
 
 def main() -> None:
     """Entry point of the console script."""
+    if os.path.basename(sys.argv[0]).startswith("mount."):
+        from pfsmount.cli.mount_helper import helper_arguments, is_helper
+
+        if is_helper(sys.argv[0]):
+            with output.errors_told("pfs"):
+                sys.argv[1:] = helper_arguments(sys.argv[1:])
     output.run_app(app, "pfs")
 
 

@@ -34,7 +34,10 @@ def writable_branch(store: Store, target: Target) -> str:
             hint="write to a branch; 'pfs branch' makes one at any commit",
         )
     if resolved.worktree is not None:
-        raise NotPermitted("private worktrees are written through the mount")
+        raise NotPermitted(
+            f"{target.repo}@{target.revision} is a private worktree, which is written to in a mount",
+            hint=f"pfs mount {target.repo}@{target.revision} DIR; 'pfs commit' brings it into {target.repo}@{resolved.branch}",
+        )
     interruption.if_interrupted("nothing was committed")
     return resolved.branch
 

@@ -51,7 +51,10 @@ def _diff(old: str, new: str | None, json: bool) -> None:
         if resolved.branch is not None:
             from pfsmount.cli.work import print_changes, worktree_status_changes
 
-            print_changes(worktree_status_changes(store, first.repo, resolved.branch, first.path or ()), json)
+            changes = worktree_status_changes(
+                store, first.repo, resolved.branch, resolved.worktree or "", first.path or ()
+            )
+            print_changes(changes, json)
             return
         commit = resolved.commit
         assert commit is not None

@@ -201,8 +201,10 @@ def resolve(
 
     how = Resolution.MINE if mine else Resolution.THEIRS if theirs else Resolution.BOTH
     with output.open_store() as store:
-        branch = writable_branch(store, target)
-        _resolve(store, target.repo, branch, how, None if all else paths, json)
+        from pfsmount.cli.work import worktree_of
+
+        branch, name = worktree_of(store, target)
+        _resolve(store, target.repo, branch, name, how, None if all else paths, json)
 
 
 def _paths(targets: list[str]) -> tuple[Target, list[RepoPath]]:
@@ -218,21 +220,24 @@ def _paths(targets: list[str]) -> tuple[Target, list[RepoPath]]:
     return first, paths
 
 
-def _resolve(store: Store, repo: str, branch: str, how: Resolution, paths: list[RepoPath] | None, json: bool) -> None:
+def _resolve(
+    store: Store, repo: str, branch: str, name: str, how: Resolution, paths: list[RepoPath] | None, json: bool
+) -> None:
     from pfsmount.cli.work import read_status
     from pfsmount.fs.control import open_worktree
     from pfsmount.repo.merge import look
     from pfsmount.repo.merge import resolve as resolve_merge
 
-    uncommitted = [conflict.path for conflict in read_status(store, repo, branch).conflicts]
-    waiting = look(store, repo, branch)
+    title = f"{repo}@{branch}" + (f"+{name}" if name else "")
+    uncommitted = [conflict.path for conflict in read_status(store, repo, branch, name).conflicts]
+    waiting = None if name else look(store, repo, branch)
     if not uncommitted and waiting is None:
-        raise NotFound(f"nothing is in conflict on {repo}@{branch}")
-    work, rest = _split(uncommitted, paths)
+        raise NotFound(f"nothing is in conflict on {title}")
+    work, rest = (paths, []) if name else _split(uncommitted, paths)
     settled: list[RepoPath] = []
     left = len(uncommitted)
     if work is None or work:
-        with open_worktree(store, repo, branch) as worktree:
+        with open_worktree(store, repo, branch, name) as worktree:
             settled, left = worktree.resolve(how, work)
     if rest is None or rest:
         done, waiting = resolve_merge(store, repo, branch, how, rest)
@@ -242,19 +247,20 @@ def _resolve(store: Store, repo: str, branch: str, how: Resolution, paths: list[
             {
                 "repo": repo,
                 "branch": branch,
+                "worktree": name or None,
                 "settled": [path_text(path) for path in settled],
                 "uncommitted_open": left,
                 "merge": None if waiting is None else pending_json(waiting),
             }
         )
         return
-    output.say(f"settled {output.plural(len(settled), 'conflict')} of {repo}@{branch}: {how.value}")
+    output.say(f"settled {output.plural(len(settled), 'conflict')} of {title}: {how.value}")
     if left:
         output.say(
-            f"{output.plural(left, 'conflict')} with uncommitted work still open; 'pfs status {repo}@{branch}' lists them"
+            f"{output.plural(left, 'conflict')} with uncommitted work still open; 'pfs status {title}' lists them"
         )
     elif uncommitted:
-        output.say(f"uncommitted work is on top of the branch again; 'pfs commit {repo}@{branch}' commits it")
+        output.say(f"uncommitted work is on top of the branch again; 'pfs commit {title}' commits it")
     if waiting is not None and waiting.open:
         output.say(
             f"{output.plural(waiting.open, 'conflict')} of the merge still open; 'pfs status {repo}@{branch}' lists them"

@@ -102,8 +102,15 @@ def exit_code(error: BaseException) -> int:
 def run_app(app: typer.Typer, name: str) -> None:
     """Run a Typer app; every error ends as one line (and what to do), never as a traceback."""
     sys.setrecursionlimit(_DEPTH)
-    try:
+    with errors_told(name):
         raise SystemExit(app(prog_name=name, standalone_mode=False))
+
+
+@contextmanager
+def errors_told(name: str) -> Iterator[None]:
+    """An error inside ends the program with one line, what to do, and its exit code."""
+    try:
+        yield
     except PfsError as error:
         print_error(name, error)
         raise SystemExit(exit_code(error)) from None

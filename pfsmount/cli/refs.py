@@ -72,10 +72,17 @@ def ref_name(target: str, kind: str) -> tuple[str, str | None]:
 def _list_branches(store: Store, repo: str, json: bool) -> None:
     default = store.repo(repo).default_branch
     found = [describe_ref(store, ref) for ref in store.branches(repo)]
+    private = store.worktrees(repo)
+    for ref in found:
+        ref["worktrees"] = [name for branch, name in private if branch == ref["name"]]
     if json:
         output.print_json(found)
         return
-    output.table([(("* " if ref["name"] == default else "  ") + ref["name"], *_ref_cells(ref)) for ref in found])
+    rows = []
+    for ref in found:
+        rows.append((("* " if ref["name"] == default else "  ") + ref["name"], *_ref_cells(ref)))
+        rows += [(f"    {ref['name']}+{name}", "private", "", "") for name in ref["worktrees"]]
+    output.table(rows)
 
 
 def _ref_cells(ref: dict[str, Any]) -> tuple[str, str, str]:

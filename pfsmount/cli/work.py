@@ -27,7 +27,9 @@ _NAMED_MAX = 5
 
 
 def status(
-    target: Annotated[str | None, typer.Argument(help="REPO[@BRANCH]; default: all branches with changes.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="REPO[@BRANCH[+NAME]]; default: all branches with changes.", metavar="TARGET")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Show uncommitted changes."""
@@ -35,10 +37,11 @@ def status(
 
     with output.open_store() as store:
         found = [
-            (read_status(store, repo, branch), look(store, repo, branch)) for repo, branch in _branches(store, target)
+            (read_status(store, *place), None if place[2] else look(store, *place[:2]))
+            for place in _worktrees(store, target)
         ]
     if target is None:
-        found = [one for one in found if _worth_saying(one[0]) or one[1] is not None]
+        found = [one for one in found if _worth_saying(one[0]) or one[0].name or one[1] is not None]
     if json:
         shown = [_status_json(*one) for one in found]
         output.print_json(shown if target is None else shown[0])
@@ -51,22 +54,35 @@ def status(
             print_pending(pending, f"{status.repo}@{status.branch}")
 
 
-def _branches(store: Store, target: str | None) -> list[tuple[str, str]]:
-    if target is None:
-        return [(repo.name, ref.name) for repo in store.repos() for ref in store.branches(repo.name)]
-    parsed = parse_target(target)
-    return [(parsed.repo, writable_branch(store, parsed))]
+def _worktrees(store: Store, target: str | None) -> list[tuple[str, str, str]]:
+    """Repo, branch and name of the worktrees that are meant."""
+    if target is not None:
+        parsed = parse_target(target)
+        return [(parsed.repo, *worktree_of(store, parsed))]
+    found = [(repo.name, ref.name, "") for repo in store.repos() for ref in store.branches(repo.name)]
+    found += [(repo.name, branch, name) for repo in store.repos() for branch, name in store.worktrees(repo.name)]
+    return sorted(found)
+
+
+def worktree_of(store: Store, target: Target) -> tuple[str, str]:
+    """The branch that a target names, and its private worktree or "". Raises NotFound, NotPermitted (a commit)."""
+    name = target.revision.worktree
+    if name is None:
+        return writable_branch(store, target), ""
+    branch = store.resolve(target.repo, target.revision).branch
+    assert branch is not None
+    return branch, name
 
 
 def _worth_saying(status: WorktreeStatus) -> bool:
     return bool(status.changes or status.conflicts or status.unversioned or status.times)
 
 
-def read_status(store: Store, repo: str, branch: str) -> WorktreeStatus:
-    """The status of a branch's worktree, from the daemon that has it or from disk."""
+def read_status(store: Store, repo: str, branch: str, name: str = "") -> WorktreeStatus:
+    """The status of a branch's worktree, or of a private one, from the daemon that has it or from disk."""
     from pfsmount.fs.control import open_worktree
 
-    with open_worktree(store, repo, branch) as worktree:
+    with open_worktree(store, repo, branch, name) as worktree:
         return worktree.status()
 
 
@@ -76,6 +92,7 @@ def _status_json(status: WorktreeStatus, pending: PendingLook | None) -> dict[st
     return {
         "repo": status.repo,
         "branch": status.branch,
+        "worktree": status.name or None,
         "base": None if status.base is None else status.base.hex(),
         "head": None if status.head is None else status.head.hex(),
         "changes": [change_json(change) for change in status.changes],
@@ -84,6 +101,7 @@ def _status_json(status: WorktreeStatus, pending: PendingLook | None) -> dict[st
         "unversioned": [os.fsdecode(b"/".join(path)) for path in status.unversioned],
         "owner": status.owner,
         "times": status.times,
+        "autocommit_refused": status.refused,
     }
 
 
@@ -120,15 +138,18 @@ def _times_alone(count: int) -> str:
 
 def _print_status(status: WorktreeStatus) -> None:
     base = "no commit yet" if status.base is None else status.base.hex()[:12]
+    title = f"{status.repo}@{status.branch}" + (f"+{status.name}" if status.name else "")
     where = ""
     if status.owner is not None:
         mount = status.owner.get("mount")
         where = f", open in {f'the mount at {mount}' if mount else 'another process'}"
     if not _worth_saying(status):
-        output.say(f"{status.repo}@{status.branch} at {base}: nothing uncommitted")
+        output.say(f"{title} at {base}: nothing uncommitted")
         return
-    output.say(f"{status.repo}@{status.branch} at {base}: {output.plural(len(status.changes), 'change')}{where}")
+    output.say(f"{title} at {base}: {output.plural(len(status.changes), 'change')}{where}")
     print_changes(status.changes, False)
+    if status.refused is not None:
+        output.say(f"autocommit was refused: {status.refused}")
     for path in status.unversioned:
         output.say(f"?  {display(path_bytes(path))}  (FIFO or socket: not versioned)")
     if status.times:
@@ -137,12 +158,16 @@ def _print_status(status: WorktreeStatus) -> None:
         head = "no commit" if status.head is None else status.head.hex()[:12]
         output.say(f"in conflict with {head}, which is on the branch now (yours is kept and shown):")
         print_conflicts(status.conflicts)
-        output.say(f"settle them: pfs resolve {status.repo}@{status.branch}:/PATH --mine|--theirs|--both")
+        output.say(f"settle them: pfs resolve {title}:/PATH --mine|--theirs|--both")
 
 
 def commit(
     targets: Annotated[
-        list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to commit only that.", metavar="TARGET…")
+        list[str],
+        typer.Argument(
+            help="REPO[@BRANCH[+NAME]], or with :/PATH to commit only that. A private worktree ends with its commit.",
+            metavar="TARGET…",
+        ),
     ],
     message: MessageOption = None,
     json: JsonFlag = False,
@@ -152,27 +177,37 @@ def commit(
 
     target, paths = _targets(targets)
     with output.open_store() as store:
-        branch = writable_branch(store, target)
+        branch, name = worktree_of(store, target)
         if message is None:
-            message = _edited_message(store, target.repo, branch)
-        with open_worktree(store, target.repo, branch) as worktree:
+            message = _edited_message(store, target.repo, branch, name)
+        with open_worktree(store, target.repo, branch, name) as worktree:
             result = worktree.commit(message, paths)
             times = 0 if result.commit is not None else worktree.status().times
+            ended = bool(name) and paths is None and worktree.end()
         waits = _note_of_merge(store, target.repo, branch)
     for path in result.unversioned:
         output.note(f"pfs: {display(path_bytes(path))} is a FIFO or socket: not versioned, kept in the mount")
     if json:
         made = None if result.commit is None else result.commit.id.hex()
-        output.print_json({"repo": target.repo, "branch": branch, "commit": made})
+        output.print_json({"repo": target.repo, "branch": branch, "commit": made, "ended": ended})
     elif result.commit is None:
         kept = f"; {_times_alone(times)}, kept until something else is committed" if times else ""
-        output.say(f"{target.repo}@{branch}: nothing to commit{kept}")
+        output.say(f"{target.repo}@{branch}{f'+{name}' if name else ''}: nothing to commit{kept}")
     else:
         tree = result.commit.tree
         size = f"{output.plural(tree.files, 'file')}, {output.human_size(tree.size)}"
         output.say(f"committed; {target.repo}@{branch} is now {result.commit.id.hex()[:12]} ({size})")
+    if name and not json:
+        _say_ended(f"{target.repo}@{branch}+{name}", ended)
     for line in waits:
         output.note(line)
+
+
+def _say_ended(title: str, ended: bool) -> None:
+    if ended:
+        output.say(f"{title} has ended")
+    else:
+        output.say(f"{title} goes on: it has something that is not committed")
 
 
 def _note_of_merge(store: Store, repo: str, branch: str) -> list[str]:
@@ -196,11 +231,11 @@ def _note_of_merge(store: Store, repo: str, branch: str) -> list[str]:
     ]
 
 
-def _edited_message(store: Store, repo: str, branch: str) -> str:
+def _edited_message(store: Store, repo: str, branch: str, name: str) -> str:
     """Without -m: from $EDITOR on a terminal, as git does; elsewhere a plain one."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return "commit"
-    changes = read_status(store, repo, branch).changes
+    changes = read_status(store, repo, branch, name).changes
     if not changes:
         return "commit"
     lines = [f"# {_LETTERS[change.what]}  {display(path_bytes(change.path))}" for change in changes[:100]]
@@ -233,7 +268,11 @@ def _edit(text: str) -> str:
 
 def discard(
     targets: Annotated[
-        list[str], typer.Argument(help="REPO[@BRANCH], or REPO@BRANCH:/PATH to discard only that.", metavar="TARGET…")
+        list[str],
+        typer.Argument(
+            help="REPO[@BRANCH[+NAME]], or with :/PATH to discard only that. A private worktree as a whole ends.",
+            metavar="TARGET…",
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
     json: JsonFlag = False,
@@ -243,22 +282,26 @@ def discard(
 
     target, paths = _targets(targets)
     with output.open_store() as store:
-        branch = writable_branch(store, target)
-        status = read_status(store, target.repo, branch)
+        branch, name = worktree_of(store, target)
+        title = f"{target.repo}@{branch}" + (f"+{name}" if name else "")
+        status = read_status(store, target.repo, branch, name)
         changes = [change for change in status.changes if _is_at(change.path, paths)]
         times = status.times if paths is None else 0
         counts = [output.plural(len(changes), "uncommitted change")] if changes or not times else []
         counts += [output.plural(times, "changed time")] if times else []
-        what = f"{' and '.join(counts)} of {target.repo}@{branch}"
+        what = f"{' and '.join(counts)} of {title}"
         if changes or times:
             named = f": {_named(changes)}" if changes else ""
             output.require_yes(f"give up {what}?", f"nothing was given up: {what} would be lost{named}", yes=yes)
-        with open_worktree(store, target.repo, branch) as worktree:
+        with open_worktree(store, target.repo, branch, name) as worktree:
             worktree.discard(paths)
+            ended = bool(name) and paths is None and worktree.end()
     if json:
-        output.print_json({"repo": target.repo, "branch": branch, "discarded": len(changes)})
-    else:
-        output.say(f"gave up {what}" if changes or times else f"{target.repo}@{branch}: nothing to discard")
+        output.print_json({"repo": target.repo, "branch": branch, "discarded": len(changes), "ended": ended})
+        return
+    output.say(f"gave up {what}" if changes or times else f"{title}: nothing to discard")
+    if name:
+        _say_ended(title, ended)
 
 
 def _named(changes: list[WorktreeChange]) -> str:
@@ -281,6 +324,37 @@ def _targets(texts: list[str]) -> tuple[Target, list[RepoPath] | None]:
     return first, None if () in paths else paths
 
 
-def worktree_status_changes(store: Store, repo: str, branch: str, below: RepoPath) -> list[WorktreeChange]:
+def worktree_status_changes(store: Store, repo: str, branch: str, name: str, below: RepoPath) -> list[WorktreeChange]:
     """Uncommitted changes at and below a path."""
-    return [change for change in read_status(store, repo, branch).changes if change.path[: len(below)] == below]
+    status = read_status(store, repo, branch, name)
+    return [change for change in status.changes if change.path[: len(below)] == below]
+
+
+def begin(
+    target: Annotated[str, typer.Argument(help="REPO[@BRANCH]", metavar="TARGET")],
+    name: Annotated[str, typer.Argument(help="What to call it.", metavar="NAME")],
+    json: JsonFlag = False,
+) -> None:
+    """Make a private worktree of a branch, to work apart from all others until it is committed or discarded.
+
+    It is at REPO@BRANCH+NAME in each mount of the store; 'pfs commit REPO@BRANCH+NAME' brings its changes into the branch.
+    """
+    from pfsmount.fs.records import live_mounts
+    from pfsmount.repo.private_worktrees import begin as begin_worktree
+
+    parsed = parse_target(target)
+    if parsed.path is not None or parsed.revision.worktree is not None:
+        raise InvalidInput(f"'{display(target)}' is not REPO or REPO@BRANCH", hint="pfs begin REPO@BRANCH NAME")
+    with output.open_store() as store:
+        branch = writable_branch(store, parsed)
+        begin_worktree(store, parsed.repo, branch, name)
+        title = f"{parsed.repo}@{branch}+{name}"
+        places = [os.path.join(one.mount, title) for one in live_mounts(store.path) if not one.revision]
+    if json:
+        output.print_json({"repo": parsed.repo, "branch": branch, "worktree": name, "paths": places})
+        return
+    output.say(f"made {title}" + (f", at {display(places[0])}" if places else ""))
+    if not places:
+        output.note(
+            f"pfs: the store is mounted nowhere\n  hint: 'pfs mount {title} DIR' shows the worktree, 'pfs mount DIR' all there is"
+        )

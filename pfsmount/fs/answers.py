@@ -42,6 +42,7 @@ def status_json(status: WorktreeStatus) -> Answer:
         "conflicts": [conflict_json(conflict) for conflict in status.conflicts],
         "owner": status.owner,
         "times": status.times,
+        "refused": status.refused,
     }
 
 
@@ -73,6 +74,7 @@ def status_of(answer: Answer) -> WorktreeStatus:
         tuple(conflict_of(conflict) for conflict in answer["conflicts"]),
         answer["owner"],
         answer["times"],
+        answer.get("refused"),
     )
 
 

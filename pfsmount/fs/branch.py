@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import trio
 
 from pfsmount.errors import InvalidInput, IsADirectory, NotPermitted
-from pfsmount.fs.places import FOREVER, Found, Later, OpenFile, Place, Step
+from pfsmount.fs.places import FACTS, FOREVER, Found, Later, OpenFile, Place, Step, entry_facts
 from pfsmount.ids import RESERVED_ROOT_NAME, display
 from pfsmount.repo.overlay import ROOT_INO
 from pfsmount.repo.overlay_data import write_all
-from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, path_of
+from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, State, path_of
 from pfsmount.repo.worktree import Worktree
 from pfsmount.repo.worktree_files import Frozen
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
@@ -47,9 +47,11 @@ class Closed(Later):
 class BranchPlace(Place):
     """A worktree in the mount."""
 
-    def __init__(self, number: int, worktree: Worktree, controls: Place) -> None:
+    def __init__(self, number: int, worktree: Worktree, controls: Place, top: Node | None = None) -> None:
+        """`top`: the directory that is shown as the root, if it is not the branch's."""
         super().__init__(number)
         self.worktree = worktree
+        self.top = worktree.root if top is None else top
         self.controls = controls
         """The place whose root is `.pfs`."""
         self.gate: trio.Event | None = None
@@ -61,6 +63,10 @@ class BranchPlace(Place):
         self.thawed = trio.Event()
         """Replaced and set whenever a frozen file may be written to again."""
         self.waiting = 0
+        self.writers = 0
+        """Open files that can be written to."""
+        self.changed_at = time.monotonic()
+        """When a change was last asked for."""
         self.slow_until = 0.0
         """Until then (monotonic seconds) large writes go to another thread."""
 
@@ -69,14 +75,25 @@ class BranchPlace(Place):
         return self.worktree.title
 
     def describe(self, ino: int) -> str:
-        node = self.worktree.nodes.get(ino)
+        node = self.top if ino == ROOT_INO else self.worktree.nodes.get(ino)
         names = () if node is None else path_of(node)
         return "/".join([self.title, *(display(name) for name in names)])
+
+    def node(self, ino: int) -> Node:
+        """The node of a number of this place. Raises Stale."""
+        return self.top if ino == ROOT_INO else self.worktree.node(ino)
+
+    def shown(self, ino: int) -> int | None:
+        """The number here of a number in the worktree; None for its root if that is not shown."""
+        if ino == self.top.ino:
+            return ROOT_INO
+        return None if ino == ROOT_INO else ino
 
     def change(self) -> Worktree:
         """The worktree, to change it. Raises Closed."""
         if self.gate is not None:
             raise Closed(self.gate)
+        self.changed_at = time.monotonic()
         return self.worktree
 
     @property
@@ -87,7 +104,8 @@ class BranchPlace(Place):
     negative_timeout = FOREVER
 
     def _show(self, node: Node) -> Found:
-        return Found(self.prefix | node.ino, self.worktree.attributes(node), self.timeout)
+        ino = ROOT_INO if node is self.top else node.ino
+        return Found(self.prefix | ino, self.worktree.attributes(node), self.timeout)
 
     def _tell(self, node: Node) -> Found:
         found = self._show(node)
@@ -96,33 +114,34 @@ class BranchPlace(Place):
 
     def tell_root(self) -> Found:
         """The root directory, with a lookup counted."""
-        return self._tell(self.worktree.root)
+        return self._tell(self.top)
 
     # Looking
 
     def lookup(self, parent: int, name: bytes) -> Found | None:
         worktree = self.worktree
-        if parent == ROOT_INO and name == RESERVED_ROOT_NAME:
+        above = self.node(parent)
+        if above is worktree.root and name == RESERVED_ROOT_NAME:
             return self.controls.lookup(ROOT_INO, b".")
-        node = worktree.lookup(worktree.node(parent), name)
+        node = worktree.lookup(above, name)
         return None if node is None else self._tell(node)
 
     def found(self, ino: int) -> Found:
-        return self._show(self.worktree.node(ino))
+        return self._show(self.node(ino))
 
     def parent(self, ino: int) -> int:
-        above = self.worktree.node(ino).parent
-        return ROOT_INO if above is None else above.ino
+        above = None if ino == ROOT_INO else self.worktree.node(ino).parent
+        return ROOT_INO if above is None or above is self.top else above.ino
 
     def forget(self, ino: int, count: int) -> None:
         self.worktree.forget(ino, count)
 
     def readlink(self, ino: int) -> bytes:
-        return self.worktree.target(self.worktree.node(ino))
+        return self.worktree.target(self.node(ino))
 
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
         worktree = self.worktree
-        directory = worktree.node(ino)
+        directory = self.node(ino)
         for name, item in worktree.children(directory, after):
             node = worktree.base_node(directory, name, item) if isinstance(item, Entry) else item
             try:
@@ -135,7 +154,19 @@ class BranchPlace(Place):
         key.lookups += 1
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
-        return self.worktree.xattrs(self.worktree.node(ino))
+        return self.worktree.xattrs(self.node(ino))
+
+    def facts(self, ino: int) -> dict[bytes, bytes]:
+        node = self.node(ino)
+        change = node.change
+        if change is None:
+            self.worktree.current(node)
+        entry = node.entry
+        if entry is None or node.state is State.STALE:
+            return {}
+        if change is not None and (change.data is not None or change.names or change.hidden):
+            return {}  # its content is not stored yet
+        return entry_facts(entry, self.worktree.base if change is None else None)
 
     def sync_directory(self) -> WorktreeSync:
         return WorktreeSync(self, None)
@@ -146,18 +177,18 @@ class BranchPlace(Place):
         self, parent: int, name: bytes, kind: NodeKind, mode: int, uid: int, gid: int, target: bytes | None = None
     ) -> Found:
         worktree = self.change()
-        node = worktree.make(worktree.node(parent), name, kind, mode=mode, uid=uid, gid=gid, target=target)
+        node = worktree.make(self.node(parent), name, kind, mode=mode, uid=uid, gid=gid, target=target)
         return self._tell(node)
 
     def link(self, ino: int, parent: int, name: bytes) -> Found:
         worktree = self.change()
-        node = worktree.node(ino)
-        worktree.link(node, worktree.node(parent), name)
+        node = self.node(ino)
+        worktree.link(node, self.node(parent), name)
         return self._tell(node)
 
     def remove(self, parent: int, name: bytes, *, directory: bool) -> None:
         worktree = self.change()
-        above = worktree.node(parent)
+        above = self.node(parent)
         if above is worktree.root and name == RESERVED_ROOT_NAME:
             raise NotPermitted("'.pfs' belongs to pfs")
         if directory:
@@ -167,16 +198,16 @@ class BranchPlace(Place):
 
     def move(self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int) -> None:
         worktree = self.change()
-        above = worktree.node(parent)
+        above = self.node(parent)
         if above is worktree.root and name == RESERVED_ROOT_NAME:
             raise NotPermitted("'.pfs' belongs to pfs")
-        worktree.move(above, name, worktree.node(parent2), name2, flags)
+        worktree.move(above, name, self.node(parent2), name2, flags)
 
     # Attributes
 
     def set_attributes(self, ino: int, values: dict[str, int], uid: int) -> Found:
         worktree = self.change()
-        node = worktree.node(ino)
+        node = self.node(ino)
         if "size" in values:
             values = dict(values)
             size = values.pop("size")
@@ -191,14 +222,16 @@ class BranchPlace(Place):
         return self._show(node)
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        if name.startswith(FACTS):
+            return  # see Filesystem.set_xattr
         worktree = self.change()
-        worktree.set_xattr(worktree.node(ino), name, value)
+        worktree.set_xattr(self.node(ino), name, value)
 
     # Files
 
     def open(self, ino: int, flags: int, uid: int) -> OpenFile:
         worktree = self.worktree
-        node = worktree.node(ino)
+        node = self.node(ino)
         if node.kind is not NodeKind.FILE:
             raise InvalidInput("not a file")
         if flags & (_WRITE_FLAGS | os.O_TRUNC):
@@ -209,7 +242,7 @@ class BranchPlace(Place):
                     worktree.truncate(node, 0, keep_setid=uid == 0)
                 except Frozen:
                     raise Thaw(self, node) from None
-        return BranchFile(self, node, keep_setid=uid == 0)
+        return BranchFile(self, node, keep_setid=uid == 0, writes=bool(flags & _WRITE_FLAGS))
 
     def wake_writers(self) -> None:
         """A frozen file may be written to again."""
@@ -238,9 +271,9 @@ class Thaw(Later):
 class BranchFile(OpenFile):
     """An open file of a worktree. Shows what the node shows, before and after a commit."""
 
-    __slots__ = ("_branch", "_content", "_entry", "keep_setid", "node")
+    __slots__ = ("_branch", "_content", "_entry", "_writes", "keep_setid", "node")
 
-    def __init__(self, place: BranchPlace, node: Node, *, keep_setid: bool) -> None:
+    def __init__(self, place: BranchPlace, node: Node, *, keep_setid: bool, writes: bool) -> None:
         super().__init__(place, keep_cache=place.worktree.owns_data)
         self._branch = place
         self.node = node
@@ -249,6 +282,8 @@ class BranchFile(OpenFile):
         self._content: Content | None = None
         self._content_now()
         place.worktree.opened(node)
+        self._writes = writes
+        place.writers += writes
 
     def _content_now(self) -> Content | None:
         """What the node's entry refers to, open; a commit gives it another."""
@@ -275,7 +310,7 @@ class BranchFile(OpenFile):
             count = branch.worktree.write(self.node, offset, data, keep_setid=self.keep_setid)
         except Frozen:
             raise Thaw(branch, self.node) from None
-        ended = time.monotonic()
+        ended = branch.changed_at = time.monotonic()
         if ended - started > SLOW_WRITE_SECONDS:
             branch.slow_until = ended + SLOW_FOR_SECONDS
         return count
@@ -296,6 +331,7 @@ class BranchFile(OpenFile):
         return WorktreeSync(self._branch, self.node)
 
     def close(self) -> None:
+        self._branch.writers -= self._writes
         self._branch.worktree.closed(self.node)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step
+from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step, entry_facts
+from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId
 from pfsmount.objects.store import Reader
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, open_content
@@ -52,10 +53,12 @@ def entry_attributes(ino: int, entry: Entry) -> Attributes:
 
 
 class _File:
-    __slots__ = ("content", "entry", "lookups", "opens")
+    __slots__ = ("commit", "content", "entry", "lookups", "opens")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, commit: ObjectId) -> None:
         self.entry = entry
+        self.commit = commit
+        """The first in which the kernel met it. Others may have the same file, which is this inode there too."""
         self.lookups = 0
         self.opens = 0
         self.content: Content | None = None
@@ -82,11 +85,11 @@ class FilesPlace(Place):
                 return number
             number = (number + 1) & INO_MASK
 
-    def tell(self, number: int, entry: Entry) -> None:
-        """Count a lookup of a file."""
+    def tell(self, number: int, entry: Entry, commit: ObjectId) -> None:
+        """Count a lookup of a file in a commit."""
         known = self._files.get(number)
         if known is None:
-            known = self._files[number] = _File(entry)
+            known = self._files[number] = _File(entry, commit)
         known.lookups += 1
 
     def _file(self, ino: int) -> _File:
@@ -117,6 +120,10 @@ class FilesPlace(Place):
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return load_xattrs(self._reader, self._file(ino).entry)
+
+    def facts(self, ino: int) -> dict[bytes, bytes]:
+        known = self._file(ino)
+        return entry_facts(known.entry, known.commit)
 
     def open(self, ino: int, flags: int, uid: int) -> OpenFile:
         if flags & _WRITE_FLAGS:
@@ -192,14 +199,18 @@ class CommitPlace(Place):
         self,
         number: int,
         name: str,
+        commit: ObjectId,
         root: Entry,
         files: FilesPlace,
         reader: Reader,
         unused: Callable[[CommitPlace], None],
+        controls: Place | None = None,
     ) -> None:
-        """`unused` is called when the kernel has forgotten all of it."""
+        """`unused` is called when the kernel has forgotten all of it. `controls`: the place whose root is `.pfs`."""
         super().__init__(number)
         self.name = name
+        self.commit = commit
+        self.controls = controls
         self._files = files
         self._reader = reader
         self._unused = unused
@@ -245,6 +256,8 @@ class CommitPlace(Place):
 
     def lookup(self, parent: int, name: bytes) -> Found | None:
         directory = self._directory(parent)
+        if name == RESERVED_ROOT_NAME and directory is self._root and self.controls is not None:
+            return self.controls.lookup(ROOT_INO, b".")
         entry = lookup(self._reader, directory.entry.id, name)
         if entry is None:
             return None
@@ -267,7 +280,8 @@ class CommitPlace(Place):
             key.lookups += 1
         else:
             assert isinstance(key, tuple)
-            self._files.tell(*key)
+            number, entry = key
+            self._files.tell(number, entry, self.commit)
 
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
         directory = self._directory(ino)
@@ -291,3 +305,6 @@ class CommitPlace(Place):
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return load_xattrs(self._reader, self._directory(ino).entry)
+
+    def facts(self, ino: int) -> dict[bytes, bytes]:
+        return entry_facts(self._directory(ino).entry, self.commit)

@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 
 from pfsmount.errors import Busy, PfsError
 from pfsmount.fs.answers import Answer, Request, error_of, short_path, status_of
+from pfsmount.fs.mountpoint import mounts
 from pfsmount.fs.records import MountRecord, live_mounts
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
 from pfsmount.repo.conflicts import last_changes
 from pfsmount.repo.overlay_nodes import Effects
+from pfsmount.repo.private_worktrees import end
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import CommitResult, Worktree, owner_of, worktree_path
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
@@ -58,13 +60,21 @@ def ask(path: Path, request: Request, *, timeout: float | None = None) -> Answer
 
 
 class OpenWorktree:
-    """The worktree of a branch, whoever has it. Each call asks the owner, or becomes the owner for that call."""
+    """The worktree of a branch, or a private one, whoever has it. Each call asks the owner, or becomes the owner for that call."""
 
-    def __init__(self, store: Store, repo: str, branch: str) -> None:
+    def __init__(self, store: Store, repo: str, branch: str, name: str = "") -> None:
         """Raises NotFound."""
-        self._store, self._repo, self._branch = store, repo, branch
-        self._path = worktree_path(store.path, store.repo(repo), branch)
+        self._store, self._repo, self._branch, self._name = store, repo, branch, name
+        self._path = worktree_path(store.path, store.repo(repo), branch, name)
         store.head(repo, branch)
+
+    @property
+    def title(self) -> str:
+        """As people name it."""
+        return f"{self._repo}@{self._branch}" + (f"+{self._name}" if self._name else "")
+
+    def _open(self, *, own: bool) -> Worktree:
+        return Worktree.open(self._store, self._repo, self._branch, self._name, own=own)
 
     def _anyhow(self, request: Request, remote: Callable[[Answer], T], local: Callable[[Worktree], T]) -> T:
         """Ask the owner of the worktree, or become the owner for one call. Raises Busy, and what the call raises."""
@@ -74,14 +84,13 @@ class OpenWorktree:
             if owner is not None and owner.get("socket"):
                 path = self._store.path / "run" / os.path.basename(str(owner["socket"]))
                 try:
-                    return remote(ask(path, {**request, "repo": self._repo, "branch": self._branch}))
+                    place = {"repo": self._repo, "branch": self._branch, "worktree": self._name}
+                    return remote(ask(path, {**request, **place}))
                 except OSError as error:
-                    failure = Busy(
-                        f"the mount that has the changes of {self._repo}@{self._branch} does not answer: {error}"
-                    )
+                    failure = Busy(f"the mount that has the changes of {self.title} does not answer: {error}")
                     continue
             try:
-                with Worktree.open(self._store, self._repo, self._branch, own=True) as worktree:
+                with self._open(own=True) as worktree:
                     return local(worktree)
             except Busy as error:  # somebody became the owner meanwhile
                 failure = error
@@ -91,7 +100,7 @@ class OpenWorktree:
     def status(self) -> WorktreeStatus:
         """What is uncommitted. Raises Busy, OSError, Corrupt."""
         if owner_of(self._path) is None and not any(self._path.glob("journal.*")):
-            with Worktree.open(self._store, self._repo, self._branch) as worktree:  # nothing to take the lock for
+            with self._open(own=False) as worktree:  # nothing to take the lock for
                 return worktree.status()
         return self._with_last(self._anyhow({"op": "status"}, status_of, _followed_status))
 
@@ -147,11 +156,17 @@ class OpenWorktree:
         self._anyhow(request, lambda answer: None, lambda worktree: _discard(worktree, paths))
         refresh(self._store)
 
+    def end(self) -> bool:
+        """End a private worktree; False when something is changed in it, as a FIFO or what was written since. Raises NotFound."""
+        ended = end(self._store, self._repo, self._branch, self._name)
+        refresh(self._store)
+        return ended
+
 
 @contextmanager
-def open_worktree(store: Store, repo: str, branch: str) -> Iterator[OpenWorktree]:
-    """The uncommitted work of a branch, whoever has it. Raises NotFound."""
-    yield OpenWorktree(store, repo, branch)
+def open_worktree(store: Store, repo: str, branch: str, name: str = "") -> Iterator[OpenWorktree]:
+    """The uncommitted work of a branch, whoever has it; with `name` that in a private worktree. Raises NotFound."""
+    yield OpenWorktree(store, repo, branch, name)
 
 
 def _followed_status(worktree: Worktree) -> WorktreeStatus:
@@ -175,8 +190,28 @@ def refresh(store: Store) -> None:
 
 
 def mount_info(record: MountRecord) -> dict[str, Any]:
-    """What a live mount says of itself; its record alone when it does not answer."""
+    """What a live mount says of itself; its record alone when it does not answer (`state`)."""
     try:
-        return ask(Path(record.store) / "run" / record.socket, {"op": "info"}, timeout=_REFRESH_SECONDS)
+        said = ask(Path(record.store) / "run" / record.socket, {"op": "info"}, timeout=_REFRESH_SECONDS)
+        return {**record.as_json(), **said, "state": "mounted"}
     except (OSError, PfsError, ValueError):
-        return {**record.as_json(), "uncommitted": None}
+        return {**record.as_json(), "uncommitted": None, "state": "silent"}
+
+
+def known_mounts(store: Path | None) -> list[dict[str, Any]]:
+    """The mounts of a store, or of all stores that are mounted here, the dead ones too; not the private ones of jobs. Touches none of them.
+
+    Each with `state`: mounted, silent (it does not answer), dead (nobody serves it).
+    """
+    listed = [one for one in mounts() if one.is_pfs and not one.is_of_job]
+    stores = [store] if store is not None else sorted({one.store for one in listed if one.store is not None})
+    found, alive = [], set()
+    for place in stores:
+        for record in live_mounts(place):
+            found.append(mount_info(record))
+            alive.add(record.mount)
+    for one in listed:
+        if one.point not in alive and one.store in stores:
+            what = {"mount": one.point, "store": str(one.store), "revision": one.revision}
+            found.append({**what, "pid": None, "uncommitted": None, "state": "dead"})
+    return found

@@ -8,7 +8,7 @@
 | `head` | the id of the branch's head |
 | `error` | what the last commit through `commit` said |
 
-readdir of the branch does not list `.pfs`, so cp, tar and rsync --delete pass it by.
+A commit has `log` and `head`. readdir of the branch does not list `.pfs`, so cp, tar and rsync --delete pass it by.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from pfsmount.errors import InvalidInput, NotPermitted, PfsError
 from pfsmount.fs.places import ROOT_INO, Found, Later, OpenFile, Place, Reading, Step, plain_attributes
+from pfsmount.fs.turning import in_thread
 from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay_nodes import NodeKind, NoEntry
 from pfsmount.repo.worktree_status import WorktreeStatus, display_path
 
 if TYPE_CHECKING:
+    from pfsmount.repo.store import Store
     from pfsmount.repo.worktree import CommitResult
+    from pfsmount.tree.entry import Entry
 
 MESSAGE_MAX = 64 * 1024
 LOG_COMMITS = 100
@@ -34,8 +38,12 @@ _NAMES = {b"commit": 2, b"status": 3, b"log": 4, b"head": 5, b"error": 6}
 _COMMIT = _NAMES[b"commit"]
 
 
-class Controlled(Protocol):
-    """What the control files act on."""
+History = list[tuple[ObjectId, int, str, str]]
+"""Id, time in ns, author and message of commits."""
+
+
+class Versioned(Protocol):
+    """What the control files tell about."""
 
     @property
     def title(self) -> str: ...
@@ -46,19 +54,50 @@ class Controlled(Protocol):
     @property
     def mode(self) -> int: ...
 
+    async def history(self, count: int) -> History:
+        """The newest commits."""
+
+    async def head(self) -> ObjectId | None: ...
+
+
+class Controlled(Versioned, Protocol):
+    """What they act on."""
+
     async def commit(self, message: str) -> CommitResult: ...
 
     async def status(self) -> WorktreeStatus: ...
 
-    async def history(self, count: int) -> list[tuple[ObjectId, int, str, str]]:
-        """Id, time in ns, author and message of the newest commits."""
 
-    async def head(self) -> ObjectId | None: ...
+class OfCommit:
+    """A commit as the control files tell about it."""
+
+    def __init__(self, store: Store, title: str, commit: ObjectId, root: Entry) -> None:
+        self._store, self.title, self._commit = store, title, commit
+        self.owner = (root.uid, root.gid)
+        self.mode = root.mode
+
+    async def head(self) -> ObjectId | None:
+        return self._commit
+
+    async def history(self, count: int) -> History:
+        return await newest(self._store, self._commit, count)
+
+
+async def newest(store: Store, head: ObjectId | None, count: int) -> History:
+    """The newest commits up to one."""
+
+    def read() -> History:
+        commit = None if head is None else store.read_commit(head)
+        return [(c.id, c.time_ns, c.author, c.message) for c in islice(store.history(commit), count)]
+
+    return await in_thread(read)
 
 
 def status_text(status: WorktreeStatus) -> str:
     """A status for people: one line a path, a letter first."""
     lines = []
+    if status.refused is not None:
+        lines.append(f"# autocommit was refused: {status.refused}")
     if status.owner is not None:
         who = status.owner
         where = f" (mounted at {who['mount']})" if who.get("mount") else ""
@@ -79,23 +118,32 @@ def status_text(status: WorktreeStatus) -> str:
 
 
 class ControlPlace(Place):
-    """The directory `.pfs` of one branch."""
+    """The directory `.pfs` of one branch or commit."""
 
-    def __init__(self, number: int, controlled: Controlled) -> None:
+    def __init__(self, number: int, shown: Versioned, branch: Controlled | None = None) -> None:
+        """`branch` is `shown`, where there is something to act on."""
         super().__init__(number)
-        self.branch = controlled
+        self._shown = shown
+        self._branch = branch
+        self._names = _NAMES if branch is not None else {name: _NAMES[name] for name in (b"log", b"head")}
         self._error = ""
 
     @property
     def title(self) -> str:
-        return f"{self.branch.title}/.pfs"
+        return f"{self._shown.title}/.pfs"
+
+    @property
+    def branch(self) -> Controlled:
+        """What is acted on; for a branch."""
+        assert self._branch is not None
+        return self._branch
 
     def refuse(self) -> Exception:
         return NotPermitted("the control files cannot be changed, only written to or read")
 
     def lookup(self, parent: int, name: bytes) -> Found | None:
         """`.` is the directory itself."""
-        ino = ROOT_INO if name == b"." else _NAMES.get(name)
+        ino = ROOT_INO if name == b"." else self._names.get(name)
         return None if ino is None else self.found(ino)
 
     def found(self, ino: int) -> Found:
@@ -103,12 +151,12 @@ class ControlPlace(Place):
         if ino == ROOT_INO:
             mode, kind = 0o555, NodeKind.DIRECTORY
         elif ino == _COMMIT:
-            mode = self.branch.mode & 0o222
+            mode = self._shown.mode & 0o222
         now = time.time_ns()
-        return Found(self.prefix | ino, plain_attributes(ino, kind, mode, self.branch.owner, 0, now), 0)
+        return Found(self.prefix | ino, plain_attributes(ino, kind, mode, self._shown.owner, 0, now), 0)
 
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
-        for name, number in sorted(_NAMES.items()):
+        for name, number in sorted(self._names.items()):
             if name > after:
                 yield Step(name, self.found(number), None)
 
@@ -131,14 +179,14 @@ class ControlPlace(Place):
 
     async def _log(self) -> str:
         lines = []
-        for id, time_ns, author, message in await self.branch.history(LOG_COMMITS):
+        for id, time_ns, author, message in await self._shown.history(LOG_COMMITS):
             when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ns // 1_000_000_000))
             first = message.partition("\n")[0]
             lines.append(f"{id.hex()} {when} {author} {first}\n")
         return "".join(lines)
 
     async def _head(self) -> str:
-        head = await self.branch.head()
+        head = await self._shown.head()
         return "" if head is None else f"{head.hex()}\n"
 
     async def _last_error(self) -> str:

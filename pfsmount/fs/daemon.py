@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
-from pfsmount.errors import NotPermitted, PfsError, Unavailable
+from pfsmount.errors import InvalidInput, NotPermitted, PermissionDenied, PfsError, Unavailable
 from pfsmount.fs.answers import error_json, error_of
 from pfsmount.fs.mountpoint import (
     FS_TYPE,
+    JOB,
     check_machine,
     check_mount_point,
     make_mount_point,
@@ -32,6 +33,11 @@ from pfsmount.fs.mountpoint import (
 )
 from pfsmount.fs.records import HeldRecord, MountRecord, new_record
 from pfsmount.objects.layout import read_store_info
+from pfsmount.revision import Target
+
+if TYPE_CHECKING:
+    from pfsmount.fs.operations import Presented
+    from pfsmount.repo.store import Store
 
 log = logging.getLogger(__name__)
 READAHEAD_KIB = 4096
@@ -43,12 +49,28 @@ class MountOptions:
 
     store: Path
     mount_point: Path
+    target: Target | None = None
+    """The version, or directory of one, that is shown; None: all of the store."""
     create: bool = False
     """Make the mount point if it is missing (the default ones), and take it away in the end."""
     allow_other: bool | None = None
     """Let other users see the mount; None: if this is root."""
+    read_only: bool = False
     real_owner: bool = False
     """Show files as belonging to whom they are stored with, not to the mounting user."""
+    uid: int | None = None
+    """Whom files are shown to belong to; None: to the mounting user."""
+    gid: int | None = None
+    umask: int = 0
+    """Permissions that are not shown."""
+    fsname: str | None = None
+    """The source that the mount is listed with; None: one that names store and version."""
+    kernel: tuple[str, ...] = ()
+    """Options for the kernel, such as noexec."""
+    autocommit: float | None = None
+    """Commit what is uncommitted when nothing was changed for so many seconds and nothing is open for writing."""
+    log_file: Path | None = None
+    log_level: str = "info"
     present_job: bool = False
     """A private mount for the inputs of one job: commits by their full ids only, read-only, with the attributes that jobs see."""
     settings: StoreSettings = DEFAULT_SETTINGS
@@ -62,6 +84,7 @@ class Started:
     mount_point: str
     pid: int
     log: str
+    read_only: bool
     note: str | None
     """Something the user should know."""
 
@@ -74,6 +97,10 @@ def check(options: MountOptions) -> tuple[str, str | None]:
     """
     read_store_info(options.store)
     check_machine()
+    if options.real_owner and (options.uid is not None or options.gid is not None):
+        raise InvalidInput("--real-owner shows the stored owners, uid= and gid= show others", hint="give one of them")
+    if options.log_file is not None:
+        _check_log(options.log_file)
     if options.allow_other and not other_users_allowed():
         raise NotPermitted(
             "other users cannot be let in: /etc/fuse.conf does not allow it",
@@ -99,7 +126,15 @@ def start(options: MountOptions) -> Started:
     answer = json.loads(line)
     if "error" in answer:
         raise error_of(answer)
-    return Started(point, answer["pid"], answer["log"], note)
+    return Started(point, answer["pid"], answer["log"], answer["read_only"], note)
+
+
+def _check_log(path: Path) -> None:
+    """Raises PermissionDenied for a log file that cannot be written to."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise PermissionDenied(f"cannot write to the log file {path}: {error.strerror}") from None
 
 
 def _become_daemon(options: MountOptions, point: str, writer: int) -> NoReturn:
@@ -112,11 +147,11 @@ def _become_daemon(options: MountOptions, point: str, writer: int) -> NoReturn:
         os.chdir("/")
         os.umask(0o077)
         _close_all_but(writer)
-        log_path = options.store / "run" / f"mount-{os.getpid()}.log"
-        _redirect(log_path)
+        log_path = options.log_file or options.store / "run" / f"mount-{os.getpid()}.log"
+        _redirect(log_path, options.log_level)
 
         def ready(record: MountRecord) -> None:
-            _tell(writer, {"pid": record.pid, "log": str(log_path)})
+            _tell(writer, {"pid": record.pid, "log": str(log_path), "read_only": record.read_only})
 
         try:
             run(options, point, ready, log_path=log_path)
@@ -145,7 +180,7 @@ def _close_all_but(keep: int) -> None:
                 os.close(int(name))
 
 
-def _redirect(log_path: Path) -> None:
+def _redirect(log_path: Path, level: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -154,7 +189,7 @@ def _redirect(log_path: Path) -> None:
     os.dup2(out, 2)
     os.close(out)
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
 
 
@@ -170,22 +205,25 @@ def run(
     _raise_file_limit()
     allow_other = os.getuid() == 0 if options.allow_other is None else options.allow_other
     with Store.open(options.store, options.settings, author=options.author) as store:
-        record = new_record(options.store, point, str(log_path or ""), allow_other=allow_other)
+        record = _record(options, store, point, str(log_path or ""), allow_other=allow_other)
         held = None if options.present_job else HeldRecord(options.store / "run", record)
         made_point = False
         try:
             made_point = options.create and make_mount_point(point)
             kernel = fuse.FuseKernel(point)
             who = {"mount": point, "socket": record.socket, "uid": record.uid}
-            filesystem = Filesystem(store, kernel, who, with_branches=not options.present_job)
-            owner = None if options.real_owner else (os.getuid(), os.getgid())
-            made = fuse.JobOperations if options.present_job else fuse.Operations
-            requests = made(filesystem, owner, lambda: ready(record))
-            fuse_options = _fuse_options(options.store, allow_other=allow_other) | (
-                {"ro"} if options.present_job else set()
+            filesystem = Filesystem(
+                store,
+                kernel,
+                who,
+                with_branches=not options.present_job,
+                read_only=record.read_only,
+                only=options.target,
             )
+            made = fuse.JobOperations if options.present_job else fuse.Operations
+            requests = made(filesystem, _presented(options), lambda: ready(record))
             with _libfuse_errors(point):
-                fuse.mount(requests, point, fuse_options)
+                fuse.mount(requests, point, _fuse_options(options, record))
             try:
                 raise_readahead(point)
                 log.info("mounted %s at %s", options.store, point)
@@ -202,11 +240,47 @@ def run(
                 held.remove()  # last: whoever waits for the end of this mount finds all of it gone
 
 
-def _fuse_options(store: Path, *, allow_other: bool) -> set[str]:
-    options = {"default_permissions", f"subtype={FS_TYPE}", f"fsname={source_of(store)}"}
-    if allow_other:
-        options.add("allow_other")
-    return options
+def _record(options: MountOptions, store: Store, point: str, log_path: str, *, allow_other: bool) -> MountRecord:
+    """What others see of this mount. Raises NotFound for a version that is not there."""
+    revision, commit = "", None
+    if options.target is not None:
+        revision = str(options.target)
+        resolved = store.resolve(options.target.repo, options.target.revision)
+        if resolved.branch is None and resolved.commit is not None:
+            commit = resolved.commit.id.hex()
+    read_only = options.read_only or options.present_job or commit is not None
+    return new_record(
+        options.store,
+        point,
+        log_path,
+        allow_other=allow_other,
+        revision=revision,
+        commit=commit,
+        read_only=read_only,
+        autocommit=None if read_only else options.autocommit,
+    )
+
+
+def _presented(options: MountOptions) -> Presented:
+    from pfsmount.fs.operations import Presented
+
+    if options.real_owner:
+        return Presented(None, options.umask)
+    uid = os.getuid() if options.uid is None else options.uid
+    gid = os.getgid() if options.gid is None else options.gid
+    return Presented((uid, gid), options.umask)
+
+
+def _fuse_options(options: MountOptions, record: MountRecord) -> set[str]:
+    source = options.fsname
+    if source is None:
+        source = source_of(options.store, JOB if options.present_job else record.revision)
+    given = {"default_permissions", f"subtype={FS_TYPE}", f"fsname={source}", *options.kernel}
+    if record.allow_other:
+        given.add("allow_other")
+    if record.read_only:
+        given.add("ro")
+    return given
 
 
 def _raise_file_limit() -> None:

@@ -9,36 +9,47 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
-from pfsmount.errors import NotFound, PfsError
+from pfsmount.errors import NotADirectory, NotFound, PfsError
 from pfsmount.fs.branch import BranchPlace
-from pfsmount.fs.controls import ControlPlace
+from pfsmount.fs.controls import ControlPlace, History, newest
 from pfsmount.fs.places import INO_BITS, INO_MASK, ROOT_INO, Found, OpenDirectory, OpenFile, Place, Syncing
-from pfsmount.fs.root import BranchKey, Places, RootPlace
+from pfsmount.fs.root import ROOT_SECONDS, BranchKey, Places, RootPlace
 from pfsmount.fs.turning import Kernel, Turning, in_thread
-from pfsmount.ids import NAME_MAX, ObjectId
-from pfsmount.repo.overlay import NowaitReader
-from pfsmount.repo.overlay_nodes import NameTooLong, NodeKind, NotSupported, Stale
+from pfsmount.ids import NAME_MAX, ObjectId, RepoPath, display, path_bytes
+from pfsmount.repo.overlay import NowaitReader, WouldBlock
+from pfsmount.repo.overlay_nodes import NameTooLong, Node, NodeKind, NotSupported, Stale
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import CommitResult, Worktree
+from pfsmount.repo.worktree import CommitResult, Worktree, worktree_path
 from pfsmount.repo.worktree_status import WorktreeStatus
+from pfsmount.revision import Target
+from pfsmount.tree.directory import find
+from pfsmount.tree.entry import Entry
 
 log = logging.getLogger(__name__)
+AGAIN_SECONDS = 60
+"""After which an autocommit that was refused is tried again in any case."""
 
 
 class Branch:
     """A branch of the mount with its turns and its control files."""
 
-    def __init__(self, number: int, control_number: int, worktree: Worktree, kernel: Kernel) -> None:
+    def __init__(
+        self, number: int, control_number: int, worktree: Worktree, kernel: Kernel, top: Node | None = None
+    ) -> None:
         self._store = worktree.store
         self.worktree = worktree
-        self.controls = ControlPlace(control_number, self)
-        self.place = BranchPlace(number, worktree, self.controls)
+        self.controls = ControlPlace(control_number, self, self)
+        self.place = BranchPlace(number, worktree, self.controls, top)
         self.turning = Turning(self.place, kernel)
+        self._tried_at = 0.0
+        self._refused: str | None = None
+        self._refused_at: tuple[ObjectId | None, int, int] = (None, 0, 0)
 
     @property
     def title(self) -> str:
@@ -57,36 +68,79 @@ class Branch:
         return await self.turning.commit(message)
 
     async def status(self) -> WorktreeStatus:
-        return await self.turning.status()
+        status = await self.turning.status()
+        return replace(status, refused=self._refused if self._refused_at == self._standing() else None)
+
+    # Autocommit
+
+    def is_due(self, quiet: float) -> bool:
+        """True when there is something to commit, nothing is open for writing, and nothing was changed for `quiet` seconds."""
+        place, worktree = self.place, self.worktree
+        if not worktree.owned or worktree.is_clean or place.writers or place.changed_at + quiet > time.monotonic():
+            return False
+        if place.changed_at > self._tried_at:
+            return True
+        again = time.monotonic() > self._tried_at + AGAIN_SECONDS  # a disk may have space again
+        return self._refused is not None and (again or self._refused_at != self._standing())
+
+    def _standing(self) -> tuple[ObjectId | None, int, int]:
+        """What another try can find different, beside changes: the head, the worktree's base, settled conflicts."""
+        try:
+            head = self.worktree.head()
+        except NotFound:
+            head = None
+        return head, self.worktree.generation, self.worktree.open_conflicts
+
+    async def autocommit(self, quiet: float) -> None:
+        """Commit; a refusal is in the status as long as it is of now. What was found not to be worth one is not looked at again before it changes."""
+        self._tried_at = time.monotonic()
+        try:
+            await self.turning.commit(f"autocommit after {quiet:g} s without a change")
+        except (PfsError, OSError) as error:
+            self._refused_at = self._standing()
+            if str(error) != self._refused:
+                log.warning("%s: autocommit was refused: %s", self.title, error)
+            self._refused = str(error)
+        else:
+            self._refused = None
 
     async def head(self) -> ObjectId | None:
         return self.worktree.head()
 
-    async def history(self, count: int) -> list[tuple[ObjectId, int, str, str]]:
-        """Id, time in ns, author and message of the newest commits."""
-        head = self.worktree.head()
-
-        def read() -> list[tuple[ObjectId, int, str, str]]:
-            commit = None if head is None else self._store.read_commit(head)
-            return [(c.id, c.time_ns, c.author, c.message) for c in islice(self._store.history(commit), count)]
-
-        return await in_thread(read)
+    async def history(self, count: int) -> History:
+        return await newest(self._store, self.worktree.head(), count)
 
 
 class Filesystem:
     """All of one mount."""
 
-    def __init__(self, store: Store, kernel: Kernel, who: Mapping[str, Any], *, with_branches: bool = True) -> None:
-        """`who` is what others are told of the owner of worktrees. Without branches only commits are shown."""
+    def __init__(
+        self,
+        store: Store,
+        kernel: Kernel,
+        who: Mapping[str, Any],
+        *,
+        with_branches: bool = True,
+        read_only: bool = False,
+        only: Target | None = None,
+    ) -> None:
+        """`who` is what others are told of the owner of worktrees. Without branches only commits are shown. With `only`, the root of the mount is
+        that directory of a version, and nothing else is there. A `read_only` mount never becomes the owner of uncommitted work.
+
+        Raises NotFound, NotADirectory, Corrupt (of `only`).
+        """
         self.store = store
         self._kernel = kernel
         self._who = dict(who)
+        self._read_only = read_only
         self._places = Places()
         self.places = self._places.by_number
         self._branches: dict[BranchPlace, Branch] = {}
         self._gone: list[Branch] = []
         """Deleted ones, of which something may still be open."""
         reader = NowaitReader(store.objects)
+        if only is not None:
+            self._places.add(Place)  # the root's number is 0; see `_show_only`
         self.root = self._places.add(
             lambda number: RootPlace(number, store, reader, self._places, self._open_branch, self.follow, with_branches)
         )
@@ -95,6 +149,25 @@ class Filesystem:
         self.handles: dict[int, OpenFile] = {}
         self.directories: dict[int, OpenDirectory] = {}
         self._next_handle = 1
+        if only is not None:
+            self._show_only(only)
+
+    def _show_only(self, target: Target) -> None:
+        resolved = self.store.resolve(target.repo, target.revision)
+        if resolved.branch is None:
+            assert resolved.commit is not None
+            id = resolved.commit.id
+            self.names.hold_commit(id)
+            top = _directory_at(self.store, resolved.commit.tree, target)
+            place = self.names.commit_at(0, display(str(target)), id, top, whole=not target.path)
+            self._places.by_number[0] = place
+            return
+        key = (resolved.repo.id, resolved.branch, resolved.worktree or "")
+        branch = self._add_branch(0, self._open_worktree(key, target.repo), target.path or ())
+        self._places.by_number[0] = branch.place
+        self.names.add_branch(key, branch.place)
+        if branch.worktree.base is not None:
+            self.names.hold_first(key, branch.worktree.base)
 
     def close(self) -> None:
         """Give back all worktrees; uncommitted changes stay on disk."""
@@ -103,21 +176,43 @@ class Filesystem:
         self.names.close()
 
     async def _open_branch(self, number: int, key: BranchKey, repo: str) -> BranchPlace:
-        worktree = await in_thread(partial(Worktree.open, self.store, repo, key[1], key[2], nowait=True, who=self._who))
-        control = self._places.add(lambda n: Branch(number, n, worktree, self._kernel).controls)
-        assert isinstance(control, ControlPlace)
-        branch = control.branch
-        assert isinstance(branch, Branch)
-        self._branches[branch.place] = branch
-        if worktree.foreign is not None:
+        worktree = await in_thread(partial(self._open_worktree, key, repo))
+        branch = self._add_branch(number, worktree)
+        if worktree.foreign is not None and not self._read_only:
             log.warning("%s is read-only here: %s", worktree.title, worktree.owner_text())
         if worktree.base is not None:
             await in_thread(partial(self.names.hold_first, key, worktree.base))
         return branch.place
 
-    async def branch(self, repo: str, branch: str) -> Branch:
-        """A branch, opened if need be. Raises NotFound."""
-        return self._branches[await self.names.branch(repo, branch)]
+    def _open_worktree(self, key: BranchKey, repo: str) -> Worktree:
+        _, branch, name = key
+        return Worktree.open(self.store, repo, branch, name, looks_only=self._read_only, nowait=True, who=self._who)
+
+    def _add_branch(self, number: int, worktree: Worktree, path: RepoPath = ()) -> Branch:
+        top = _known_for_ever(worktree, path) if path else None
+        control = self._places.add(lambda n: Branch(number, n, worktree, self._kernel, top).controls)
+        assert isinstance(control, ControlPlace)
+        branch = control.branch
+        assert isinstance(branch, Branch)
+        self._branches[branch.place] = branch
+        return branch
+
+    async def branch(self, repo: str, branch: str, worktree: str = "") -> Branch:
+        """A branch or one of its private worktrees, opened if need be. Raises NotFound."""
+        return self._branches[await self.names.branch(repo, branch, worktree)]
+
+    async def autocommit(self, quiet: float) -> None:
+        """Commit each opened branch that was left alone for `quiet` seconds."""
+        for branch in self.opened_branches():
+            if branch.is_due(quiet):
+                await branch.autocommit(quiet)
+
+    async def open_leftovers(self) -> None:
+        """Open the branches with uncommitted work on disk."""
+        for repo in self.store.repos():
+            for ref in self.store.branches(repo.name):
+                if any(worktree_path(self.store.path, repo, ref.name).glob("journal.*")):
+                    await self.branch(repo.name, ref.name)
 
     def opened_branches(self) -> list[Branch]:
         """The branches that were opened."""
@@ -187,7 +282,9 @@ class Filesystem:
 
     def found(self, ino: int) -> Found:
         """An inode as it is now."""
-        return self.place(ino).found(ino & INO_MASK)
+        found = self.place(ino).found(ino & INO_MASK)
+        # The root's attributes are asked for by all who look for a dead mount: they should soon see that it is.
+        return found._replace(timeout=min(found.timeout, ROOT_SECONDS)) if ino == ROOT_INO else found
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel gave back lookups."""
@@ -268,14 +365,43 @@ class Filesystem:
         return self.place(ino).readlink(ino & INO_MASK)
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
-        """Extended attributes."""
-        return self.place(ino).xattrs(ino & INO_MASK)
+        """Extended attributes: those that are stored, and those that tell what is."""
+        place, number = self.place(ino), ino & INO_MASK
+        return {**place.facts(number), **place.xattrs(number)}
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Set or remove an extended attribute."""
+        """Set or remove an extended attribute. What the mount shows of itself stays as it is in a branch, without an error: `cp -a`
+        and `rsync -X` would fail for each file that they copy from one place of the mount to another (docs/decisions/016)."""
         if not name.startswith(b"user."):
             raise NotSupported("only user.* attributes are kept")
         self.place(ino).set_xattr(ino & INO_MASK, name, value)
+
+
+def _directory_at(store: Store, tree: Entry, target: Target) -> Entry:
+    """The directory that a target names in a tree. Raises NotFound, NotADirectory."""
+    found = find(store.objects, tree, target.path or ())
+    if found is None:
+        raise NotFound(f"there is no {display(str(target))}")
+    if not found.is_directory:
+        raise NotADirectory(f"{display(str(target))} is not a directory, so it cannot be mounted")
+    return found
+
+
+def _known_for_ever(worktree: Worktree, path: RepoPath) -> Node:
+    """A directory of a worktree, never to be forgotten. Raises NotFound, NotADirectory."""
+    what = f"{worktree.title}:{display(path_bytes(path))}"
+    while True:
+        try:
+            node = worktree.find(path)
+            break
+        except WouldBlock as error:
+            error.work()
+    if node is None:
+        raise NotFound(f"there is no {what}")
+    if node.kind is not NodeKind.DIRECTORY:
+        raise NotADirectory(f"{what} is not a directory, so it cannot be mounted")
+    node.lookups += 1
+    return node
 
 
 def _refusal(place: Place) -> Exception | None:

@@ -30,6 +30,8 @@ FUSE_DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 FS_TYPE = "pfs"
 _SOURCE = "pfs:"
+JOB = "(job)"
+"""Stands in the source of a job's private mount, which has no record; no revision is spelled like it."""
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -54,15 +56,30 @@ class Mounted:
 
     @property
     def store(self) -> Path | None:
-        """The store that a pfs mount shows."""
+        """The store that a pfs mount shows; None where `-o fsname=` took its place."""
+        return Path(os.fsdecode(self._said()[0])) if self._said()[0] else None
+
+    @property
+    def revision(self) -> str:
+        """What of the store it shows; empty for all of it."""
+        return os.fsdecode(self._said()[1])
+
+    @property
+    def is_of_job(self) -> bool:
+        """The private mount of a job, which no record tells of."""
+        return self.revision == JOB
+
+    def _said(self) -> tuple[bytes, bytes]:
         if not self.is_pfs or not self.source.startswith(_SOURCE):
-            return None
-        return Path(os.fsdecode(unquote_to_bytes(self.source[len(_SOURCE) :])))
+            return b"", b""
+        store, _, revision = self.source[len(_SOURCE) :].partition("#")
+        return unquote_to_bytes(store), unquote_to_bytes(revision)
 
 
-def source_of(store: Path) -> str:
+def source_of(store: Path, revision: str = "") -> str:
     """The source that a mount of a store is listed with: printable ASCII, whatever the path is."""
-    return _SOURCE + quote_from_bytes(os.fsencode(store), safe="/")
+    source = _SOURCE + quote_from_bytes(os.fsencode(store), safe="/")
+    return source + ("#" + quote_from_bytes(os.fsencode(revision), safe="/@:~^+=") if revision else "")
 
 
 def mounts() -> list[Mounted]:
@@ -93,12 +110,23 @@ def real_path(path: Path) -> str:
     return os.path.join(os.path.realpath(absolute.parent), absolute.name) if absolute.name else str(absolute)
 
 
-def live_at(mount: Mounted) -> MountRecord | None:
-    """The live daemon of a pfs mount, without touching the mount, which may hang."""
-    store = mount.store
-    if store is None:
-        return None
-    return next((record for record in live_mounts(store) if record.mount == mount.point), None)
+def live_at(mount: Mounted, store: Path) -> MountRecord | None:
+    """The live daemon of a pfs mount, without touching the mount, which may hang. `store` is where to look if the mount does not say its own."""
+    return next((record for record in live_mounts(mount.store or store) if record.mount == mount.point), None)
+
+
+def _refuse_below(path: Path, point: str) -> None:
+    """Raises InvalidInput for a place inside a pfs mount: what is mounted there would hide files of a version."""
+    above = max((one.point for one in mounts() if _is_below(point, one.point)), key=len, default="")
+    mount = mounted_at(above)
+    if mount is not None and mount.is_pfs:
+        raise InvalidInput(
+            f"the mount point {path} is inside the pfs mount at {above}", hint="give a directory outside of it"
+        )
+
+
+def _is_below(point: str, top: str) -> bool:
+    return point.startswith(top.rstrip("/") + "/") and point != top
 
 
 def check_mount_point(path: Path, store: Path, *, create: bool = False) -> tuple[str, str | None]:
@@ -106,13 +134,15 @@ def check_mount_point(path: Path, store: Path, *, create: bool = False) -> tuple
 
     A dead FUSE mount there is taken away. With `create` it may be missing. Raises NotFound, NotADirectory, DirectoryNotEmpty, Busy, InvalidInput, PermissionDenied.
     """
+    _refuse_below(path, os.path.abspath(path))  # by its text, before anything is looked at: a mount may hang
     point = real_path(path)
-    if os.path.islink(point):
+    if mounted_at(point) is None and os.path.islink(point):
         point = os.path.realpath(point)
+    _refuse_below(path, point)
     note = None
     mount = mounted_at(point)
     if mount is not None and mount.is_fuse:
-        note = _replace_dead(mount, path)
+        note = _replace_dead(mount, path, store)
     inside = os.path.realpath(store)
     if point == inside or point.startswith(inside + "/"):
         raise InvalidInput(f"the mount point {path} is inside the store at {store}", hint="give a directory elsewhere")
@@ -154,12 +184,13 @@ def _check_directory(path: Path, point: str) -> None:
         )
 
 
-def _replace_dead(mount: Mounted, path: Path) -> str:
+def _replace_dead(mount: Mounted, path: Path, store: Path) -> str:
     """Take away a FUSE mount that nobody serves; returns a note. Raises Busy for one that is alive."""
-    record = live_at(mount)
+    record = live_at(mount, store)
     if record is not None:
+        what = f"{record.revision} of the store" if record.revision else "the store"
         raise Busy(
-            f"{path} is in use: pfs (process {record.pid}) has the store {record.store} mounted there",
+            f"{path} is in use: pfs (process {record.pid}) has {what} {record.store} mounted there",
             hint=f"end it with 'pfs umount {path}', or give another directory",
         )
     try:

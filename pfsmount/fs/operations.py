@@ -16,7 +16,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyfuse3
 import trio
@@ -51,17 +51,27 @@ JOB_TIME_NS = 946_684_800 * 1_000_000_000
 """2000-01-01: the one time that jobs see, so that their results cannot depend on when a file was stored."""
 
 
+class Presented(NamedTuple):
+    """How files are shown, whatever they are stored with."""
+
+    owner: tuple[int, int] | None
+    """Whom all belong to; None: whoever they belong to."""
+    umask: int = 0
+    """Permissions that are taken away."""
+
+
 class Operations(pyfuse3.Operations):
     """Requests of one mount."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, filesystem: Filesystem, owner: tuple[int, int] | None, ready: Callable[[], None]) -> None:
-        """`owner`: whom all files are shown to belong to; None: whoever they belong to. `ready` is called when the kernel is."""
+    def __init__(self, filesystem: Filesystem, presented: Presented, ready: Callable[[], None]) -> None:
+        """`ready` is called when the kernel is."""
         super().__init__()
         self._fs = filesystem
-        self._owner = owner
+        self._owner = presented.owner
+        self._mask = 0o7777 & ~presented.umask
         self._ready = ready
         self._handles = filesystem.handles
         self._limiter = trio.CapacityLimiter(READ_THREADS)
@@ -75,7 +85,7 @@ class Operations(pyfuse3.Operations):
         (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks), timeout, name_timeout) = found
         entry = EntryAttributes()
         entry.st_ino = ino
-        entry.st_mode = _FORMATS[kind] | mode
+        entry.st_mode = _FORMATS[kind] | (mode & self._mask)
         entry.st_nlink = nlink
         if self._owner is None:
             entry.st_uid = uid

@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay import INO_BITS, ROOT_INO, WouldBlock
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, ReadOnly
+from pfsmount.tree.entry import Entry
 
 INO_MASK = (1 << INO_BITS) - 1
 PLACES_MAX = 1 << 19
@@ -20,6 +22,10 @@ FOREVER = 1e9
 """Seconds that the kernel may keep what cannot change without its knowledge."""
 
 __all__ = ["FOREVER", "INO_BITS", "INO_MASK", "ROOT_INO", "Found", "Later", "Place", "WouldBlock"]
+
+
+FACTS = b"user.pfs."
+"""Attributes that the mount shows of itself, and that nobody can set."""
 
 
 class Later(Exception):
@@ -226,6 +232,10 @@ class Place:
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return {}
 
+    def facts(self, ino: int) -> dict[bytes, bytes]:
+        """What `user.pfs.*` attributes show: of what the store has, id, size and a commit that has it."""
+        return {}
+
     def sync_directory(self) -> Syncing | None:
         return None
 
@@ -255,6 +265,14 @@ class Place:
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         raise self.refuse()
+
+
+def entry_facts(entry: Entry, commit: ObjectId | None) -> dict[bytes, bytes]:
+    """What `user.pfs.*` attributes show of something stored."""
+    found = {b"user.pfs.id": entry.id.hex().encode(), b"user.pfs.size": b"%d" % entry.size}
+    if commit is not None:
+        found[b"user.pfs.commit"] = commit.hex().encode()
+    return found
 
 
 def plain_attributes(

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,13 @@ class MountRecord:
     uid: int
     since_ns: int
     allow_other: bool
+    revision: str = ""
+    """What is mounted, as `images@master:/photos`; empty for all of the store."""
+    commit: str | None = None
+    """The id of the commit that is mounted, which never changes."""
+    read_only: bool = False
+    autocommit: float | None = None
+    """After how many seconds without a change uncommitted work is committed."""
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -62,10 +69,10 @@ class HeldRecord:
         os.close(self._fd)
 
 
-def new_record(store: Path, mount: str, log: str, *, allow_other: bool) -> MountRecord:
-    """The record of a mount that this process is about to serve."""
+def new_record(store: Path, mount: str, log: str, **more: Any) -> MountRecord:
+    """The record of a mount that this process is about to serve. `more` are the fields from `allow_other` on."""
     pid = os.getpid()
-    return MountRecord(pid, mount, str(store), f"{_PREFIX}{pid}.sock", log, os.getuid(), time.time_ns(), allow_other)
+    return MountRecord(pid, mount, str(store), f"{_PREFIX}{pid}.sock", log, os.getuid(), time.time_ns(), **more)
 
 
 def live_mounts(store: Path) -> list[MountRecord]:
@@ -86,8 +93,10 @@ def _read(path: Path) -> MountRecord | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        with suppress(ValueError, TypeError):
-            return MountRecord(**json.loads(os.pread(fd, 65536, 0)))
+        known = {field.name for field in fields(MountRecord)}  # the daemon may be of another version
+        with suppress(ValueError, TypeError, AttributeError):
+            said = json.loads(os.pread(fd, 65536, 0))
+            return MountRecord(**{name: value for name, value in said.items() if name in known})
         return None
     else:
         for left in (path, path.with_suffix(".sock")):

@@ -15,6 +15,7 @@ import trio
 from pfsmount.errors import AmbiguousRevision, InvalidInput, NotFound, NotPermitted
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.commits import CommitPlace, FilesPlace
+from pfsmount.fs.controls import ControlPlace, OfCommit
 from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Found, Later, Place, Step, plain_attributes
 from pfsmount.ids import ObjectId
 from pfsmount.objects.holds import CommitHold
@@ -23,8 +24,9 @@ from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.store import Resolved, Store
 from pfsmount.revision import is_commit_prefix, parse_mount_name
+from pfsmount.tree.entry import Entry
 
-_ROOT_SECONDS = 1.0
+ROOT_SECONDS = 1.0
 # For how long the kernel may believe the root's attributes. Each path from outside needs them, so it must not be 0; they never change, but
 # programs that look for a dead mount stat its root, and should soon see that it is.
 BranchKey = tuple[int, str, str]
@@ -147,16 +149,16 @@ class RootPlace(Place):
         if resolved is None:
             return None
         if resolved.branch is None:
-            if resolved.commit is None or revision.worktree is not None:
+            if resolved.commit is None:
                 return None
             if not self._hold(text, resolved.commit.id):
                 return None
             full = revision.is_plain and is_commit_prefix(revision.base or "") and len(revision.base or "") == 64
             place = self._commit_place(text, resolved.commit.id, resolved)
             return place.tell_root()._replace(name_timeout=FOREVER if full else 0)
-        if resolved.worktree is not None or not self._with_branches:
-            return None  # private worktrees are not made yet
-        key = (resolved.repo.id, resolved.branch, "")
+        if not self._with_branches:
+            return None
+        key = (resolved.repo.id, resolved.branch, resolved.worktree or "")
         branch = self._branches.get(key)
         if branch is None:
             raise NeedsBranch(lambda: self._open(key, repo))
@@ -174,13 +176,15 @@ class RootPlace(Place):
         if text in self._resolved:
             return self._resolved[text]
         repo, revision = parse_mount_name(text)
+        private = revision.worktree is not None  # they come and go without a move of any ref
         try:
             resolved = self._store.resolve(repo, revision)
         except (NotFound, AmbiguousRevision):
             resolved = None
         if len(self._resolved) > 10_000:
             self._resolved.clear()
-        self._resolved[text] = resolved
+        if not private:
+            self._resolved[text] = resolved
         return resolved
 
     async def _catch_up(self) -> None:
@@ -225,15 +229,15 @@ class RootPlace(Place):
         """The number of a branch's place, opened or not."""
         number = self._numbers.get(key)
         if number is None:
-            name = f"{repo}@{key[1]}"
+            name = f"{repo}@{key[1]}" + (f"+{key[2]}" if key[2] else "")
             place = self._places.add(lambda number: UnopenedBranch(number, name, lambda: self._open(key, repo)))
             number = self._numbers[key] = place.number
         return number
 
-    async def branch(self, repo: str, branch: str) -> BranchPlace:
-        """The place of a branch, opened if need be. Raises NotFound."""
+    async def branch(self, repo: str, branch: str, worktree: str = "") -> BranchPlace:
+        """The place of a branch or private worktree, opened if need be. Raises NotFound."""
         self._store.head(repo, branch)
-        key = (self._store.repo(repo).id, branch, "")
+        key = (self._store.repo(repo).id, branch, worktree)
         await self._open(key, repo)
         return self._branches[key]
 
@@ -276,6 +280,11 @@ class RootPlace(Place):
         self._held.add(base, self._store.has_commit)
         self._bases.setdefault(key, []).append(base)
 
+    def hold_commit(self, id: ObjectId) -> None:
+        """Keep a commit as long as the mount lives. May wait; for any thread. Raises NotFound."""
+        if not self._held.add(id, self._store.has_commit):
+            raise NotFound(f"the commit {id.hex()[:12]} was dropped by a garbage collection just now")
+
     def hold(self, new: list[ObjectId], old: list[ObjectId]) -> None:
         """Carry out what `bases_to_hold` said. May wait; for any thread."""
         for id in new:
@@ -287,14 +296,31 @@ class RootPlace(Place):
         """Hold nothing any more."""
         self._held.close()
 
+    def add_branch(self, key: BranchKey, place: BranchPlace) -> None:
+        """Enter a place that was made elsewhere."""
+        self._branches[key] = place
+        self._numbers[key] = place.number
+
+    def commit_at(self, number: int, name: str, id: ObjectId, root: Entry, *, whole: bool) -> CommitPlace:
+        """A directory of a commit as a place that stays; with `whole` it is the root."""
+        files, controls = self._files_place(), self._controls(name, id, root) if whole else None
+        place = CommitPlace(number, name, id, root, files, self._reader, lambda unused: None, controls)
+        place.tell_root()
+        return place
+
     def _commit_place(self, name: str, id: ObjectId, resolved: Resolved) -> CommitPlace:
         place = self._commits.get((name, id))
         if place is None:
             root = self._store.root_of(resolved)
             files = self._files_place()
-            made = self._places.add(
-                lambda number: CommitPlace(number, name, root, files, self._reader, lambda unused: self._drop(name, id))
-            )
+            controls = self._controls(name, id, root)
+
+            def make(number: int) -> CommitPlace:
+                return CommitPlace(
+                    number, name, id, root, files, self._reader, lambda unused: self._drop(name, id), controls
+                )
+
+            made = self._places.add(make)
             assert isinstance(made, CommitPlace)
             place = self._commits[(name, id)] = made
         return place
@@ -303,7 +329,15 @@ class RootPlace(Place):
         place = self._commits.pop((name, id), None)
         if place is not None:
             self._places.remove(place)
+            if place.controls is not None:
+                self._places.remove(place.controls)
             self._held.remove(id)
+
+    def _controls(self, name: str, id: ObjectId, root: Entry) -> Place | None:
+        """`.pfs` of a commit; jobs see none."""
+        if not self._with_branches:
+            return None
+        return self._places.add(lambda number: ControlPlace(number, OfCommit(self._store, name, id, root)))
 
     def _files_place(self) -> FilesPlace:
         if self._files is None:
@@ -332,7 +366,7 @@ class RootPlace(Place):
             attributes = plain_attributes(
                 ino, NodeKind.SYMLINK, 0o777, owner, len(os.fsencode(target)), self._started_ns
             )
-        return Found(self.prefix | ino, attributes, _ROOT_SECONDS if ino == ROOT_INO else 0)
+        return Found(self.prefix | ino, attributes, ROOT_SECONDS if ino == ROOT_INO else 0)
 
     def readlink(self, ino: int) -> bytes:
         return os.fsencode(self._links[ino])

@@ -9,6 +9,8 @@
 | `{"op": "discard", "repo", "branch", "paths"}` | `{}` |
 | `{"op": "resolve", "repo", "branch", "paths", "how": mine, theirs or both}` | `{"settled": [paths], "open": how many are not}` |
 
+What names a branch may name one of its private worktrees: `"worktree"`.
+
 An error is `{"error": {"kind", "message", "hint", "paths"}}`. The socket lies in the store's `run/`, which only its owner can enter.
 """
 
@@ -26,6 +28,7 @@ from pfsmount.errors import Busy, InvalidInput, PfsError
 from pfsmount.fs.answers import Answer, Request, error_json, short_path, status_json
 from pfsmount.fs.filesystem import Branch, Filesystem
 from pfsmount.fs.records import MountRecord
+from pfsmount.fs.turning import in_thread
 from pfsmount.ids import RepoPath, display, parse_path, path_bytes
 from pfsmount.repo.overlay_nodes import ReadOnly
 from pfsmount.tree.merge import Resolution
@@ -92,9 +95,9 @@ class ControlServer:
             raise InvalidInput(
                 f"the mount does not know the request '{display(op)}'", hint="unmount and mount again after an upgrade"
             )
-        branch = await self._fs.branch(request["repo"], request["branch"])
+        branch = await self._fs.branch(request["repo"], request["branch"], request.get("worktree", ""))
         if op == "status":
-            return status_json(await branch.turning.status())
+            return status_json(await branch.status())
         if op == "commit":
             return await self._commit(branch, request)
         if op == "discard":
@@ -117,7 +120,8 @@ class ControlServer:
         uncommitted = {}
         for branch in self._fs.opened_branches():
             if branch.worktree.owned and not branch.worktree.is_clean:
-                uncommitted[branch.title] = branch.worktree.count_changes()
+                size = await in_thread(branch.worktree.data.bytes_on_disk)
+                uncommitted[branch.title] = {"changes": branch.worktree.count_changes(), "bytes": size}
         return {**self._record.as_json(), "uncommitted": uncommitted}
 
 
@@ -129,9 +133,9 @@ def request_of(line: bytes) -> Request:
         request = None
     good = isinstance(request, dict) and isinstance(request.get("op"), str)
     if good:
-        paths, author = request.get("paths"), request.get("author")
+        paths, author, worktree = request.get("paths"), request.get("author"), request.get("worktree", "")
         texts = [request.get(name) for name in _FIELDS.get(request["op"], ())]
-        texts += [] if author is None else [author]
+        texts += [worktree] if author is None else [worktree, author]
         good = (
             isinstance(paths, list | None)
             and all(isinstance(text, str) for text in (*texts, *(paths or ())))

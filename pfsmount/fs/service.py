@@ -30,6 +30,8 @@ async def _main(filesystem: Filesystem, record: MountRecord, socket: Path | None
         if socket is not None:
             await nursery.start(ControlServer(filesystem, record).serve, socket)
         nursery.start_soon(_poll, filesystem)
+        if record.autocommit is not None:
+            nursery.start_soon(_autocommit, filesystem, record.autocommit)
         await fuse.serve()
         nursery.cancel_scope.cancel()
 
@@ -41,6 +43,16 @@ async def _signals(task_status: trio.TaskStatus[None]) -> None:
             log.info("ending: %s", signal.Signals(number).name)
             fuse.stop()
             return
+
+
+async def _autocommit(filesystem: Filesystem, quiet: float) -> None:
+    await filesystem.open_leftovers()
+    while True:
+        await trio.sleep(min(max(quiet / 4, POLL_SECONDS), 1))
+        try:
+            await filesystem.autocommit(quiet)
+        except Exception:  # as below
+            log.exception("autocommit failed")
 
 
 async def _poll(filesystem: Filesystem) -> None:

@@ -88,11 +88,13 @@ class Turning:
             place.gate = None
 
     async def _tell(self, effects: Effects) -> None:
-        prefix = self.place.prefix
+        prefix, shown = self.place.prefix, self.place.shown
         for directory, name in effects.entries:
-            self._kernel.forget_entry(prefix | directory, name)
+            if (number := shown(directory)) is not None:
+                self._kernel.forget_entry(prefix | number, name)
         for ino in effects.attributes:
-            self._kernel.forget_attributes(prefix | ino)
+            if (number := shown(ino)) is not None:
+                self._kernel.forget_attributes(prefix | number)
         if effects.entries or effects.attributes:
             await self._kernel.settled()
 

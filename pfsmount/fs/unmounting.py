@@ -27,8 +27,10 @@ class Unmounted:
     forced: bool
 
 
-def unmount(path: Path, *, force: bool = False) -> Unmounted:
+def unmount(path: Path, store: Path, *, force: bool = False) -> Unmounted:
     """Unmount, and wait until the daemon has ended, so that its worktrees are free. `force`: whoever uses it, and even if it hangs.
+
+    `store` is where its daemon is looked for when the mount does not name its own.
 
     Raises InvalidInput (nothing of pfs is mounted there), Busy (with who uses it), PermissionDenied, Unavailable.
     """
@@ -40,10 +42,11 @@ def unmount(path: Path, *, force: bool = False) -> Unmounted:
         if mount is None or not mount.is_pfs:
             raise InvalidInput(f"no pfs is mounted at {path}", hint="'pfs mounts' shows what is")
         point = resolved
-    record = live_at(mount)
+    record = live_at(mount, store)
     if record is None:
-        run_unmount(point, lazy=True)
-        return Unmounted(point, True, False)
+        # One that does not name its store may be alive: it is not taken from who uses it.
+        run_unmount(point, lazy=force or mount.store is not None, force=force and os.getuid() == 0)
+        return Unmounted(point, mount.store is not None and not mount.is_of_job, force)
     if force:
         _force(point, record)
         return Unmounted(point, False, True)
@@ -65,6 +68,7 @@ def _force(point: str, record: MountRecord) -> None:
         if _alive(record):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(record.pid, number)
+                os.kill(record.pid, signal.SIGCONT)  # stopped, it would not end
             _wait_for_end(record, 3)
 
 

@@ -385,7 +385,7 @@ class _Rebuild:
             self._result.problems.append(f"{error.message}: '{path}'")
             return
         self._result.worktrees += 1
-        if generation:  # without a row the first generation counts, and its journal says what it is on top of
+        if generation or quoted:  # without a row the first generation counts, and its journal says what it is on top of
             with self._objects.index.write() as txn:
                 name = os.fsdecode(unquote_to_bytes(quoted))
                 put_worktree(txn, repo, branch, name, WorktreeState(generation, base))

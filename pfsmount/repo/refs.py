@@ -235,3 +235,17 @@ def put_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str, state
     txn.increment(b"roots")
     value = _WORKTREE.pack(state.generation, state.base or _NONE)
     txn.put(Table.WORKTREES, worktree_key(repo, branch, name), value)
+
+
+def drop_worktree(txn: Transaction, repo: RepoInfo, branch: str, name: str) -> None:
+    """Take the row of a worktree away."""
+    txn.increment(b"roots")
+    txn.delete(Table.WORKTREES, worktree_key(repo, branch, name))
+
+
+def private_worktrees(txn: Transaction, repo: RepoInfo) -> Iterator[tuple[str, str]]:
+    """Branch and name of the private worktrees of a repo."""
+    for key, _ in txn.scan(Table.WORKTREES, repo.key):
+        branch, _, name = os.fsdecode(key[len(repo.key) :]).partition("+")
+        if name:
+            yield branch, name

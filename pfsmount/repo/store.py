@@ -45,11 +45,13 @@ from pfsmount.repo.refs import (
     RefMove,
     RepoInfo,
     WorktreeState,
+    drop_worktree,
     get_ref,
     get_repo,
     get_worktree,
     log_change,
     move_ref,
+    private_worktrees,
     put_worktree,
     scan_refs,
 )
@@ -286,6 +288,13 @@ class Store:
             hint = f"commits are deleted with their repo, also when another has its name now; {what_was}"
         return NotFound(f"'{repo}' has no branch, tag or commit '{text}'", hint=hint)
 
+    def _no_worktree(self, repo: str, base: str, revision: Revision, plain: bool) -> NotFound:
+        if not plain:
+            return NotFound(f"only a branch has private worktrees, and '{repo}@{revision}' does not begin with one")
+        names = [f"{base}+{name}" for branch, name in self.worktrees(repo) if branch == base]
+        hint = f"there are {', '.join(names)}" if names else f"'pfs begin {repo}@{base} NAME' makes one"
+        return NotFound(f"'{repo}' has no private worktree '{base}+{revision.worktree}'", hint=hint)
+
     # Revisions
 
     def resolve(self, repo: str, revision: Revision) -> Resolved:
@@ -300,6 +309,7 @@ class Store:
                 job = get_ref(txn, info, RefKind.JOB, base)
                 id = None if job is None else job.commit
             within = None if revision.within is None else _by_prefix(txn, info, revision.within)
+            private = revision.worktree is None or get_worktree(txn, info, base, revision.worktree) is not None
         if ref is None and id is None:
             raise self._no_revision(repo, base)
         commit = None if id is None else load_commit(self.objects, id)
@@ -309,6 +319,8 @@ class Store:
         if commit is not None and self.keeps_resolved and not self._kept.add(commit.id, self.has_commit):
             raise NotFound(f"the commit {commit.id.hex()[:12]} was dropped by a garbage collection just now")
         plain = branch is not None and not revision.steps and revision.within is None
+        if not (private and (plain or revision.worktree is None)):
+            raise self._no_worktree(repo, base, revision, plain)
         return Resolved(info, commit, base if plain else None, revision.worktree if plain else None)
 
     def _take_steps(self, name: str, commit: Commit | None, revision: Revision) -> Commit | None:
@@ -454,6 +466,21 @@ class Store:
             info = get_repo(txn, repo)
             state = get_worktree(txn, info, branch, name)
         return state or WorktreeState(0, self.head(repo, branch))
+
+    def worktrees(self, repo: str) -> list[tuple[str, str]]:
+        """Branch and name of each private worktree of a repo. Raises NotFound."""
+        with self.objects.index.read() as txn:
+            return list(private_worktrees(txn, get_repo(txn, repo)))
+
+    def has_worktree(self, repo: str, branch: str, name: str) -> bool:
+        """Whether there is such a private worktree. Raises NotFound (repo)."""
+        with self.objects.index.read() as txn:
+            return get_worktree(txn, get_repo(txn, repo), branch, name) is not None
+
+    def drop_worktree(self, repo: str, branch: str, name: str) -> None:
+        """Take away the row of a worktree; its owner does. Durable. Raises NotFound (repo)."""
+        with self.objects.index.write() as txn:
+            drop_worktree(txn, get_repo(txn, repo), branch, name)
 
     def set_worktree_state(self, repo: str, branch: str, name: str, generation: int, base: ObjectId | None) -> None:
         """Move a worktree without a commit: begin, rebase, discard. Durable. Raises NotFound."""

@@ -23,6 +23,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -112,6 +113,8 @@ class Worktree(WorktreeLook):
         self.objects = store.objects
         self.path = worktree_path(store.path, repo, branch, name)
         self.who = dict(who)
+        self.looks_only = False
+        """Never become the owner: show what is there, and what the owner does."""
         self.frozen: set[Node] = set()
         self.conflicts: tuple[PathConflict, ...] = ()
         """What was changed here and on the branch, when the last `follow` met any that is not settled."""
@@ -138,16 +141,18 @@ class Worktree(WorktreeLook):
         name: str = "",
         *,
         own: bool = False,
+        looks_only: bool = False,
         nowait: bool = False,
         who: Mapping[str, Any] | None = None,
     ) -> Worktree:
         """Open the worktree of a branch; it need not exist on disk.
 
-        Left-over changes are taken over by becoming the owner. `own`: be the owner in any case. `nowait`: from now on raise `WouldBlock`
+        Left-over changes are taken over by becoming the owner. `own`: be the owner in any case; `looks_only`: in none. `nowait`: from now on raise `WouldBlock`
         instead of waiting for the disk. `who` is what others are told of the owner.
         Raises NotFound, Busy (`own`, and another process has it), Corrupt, PermissionDenied.
         """
         worktree = cls(store, store.repo(repo), branch, name, {"pid": os.getpid(), **(who or {})})
+        worktree.looks_only = looks_only
         try:
             worktree._load(own)
         except BaseException:
@@ -156,6 +161,14 @@ class Worktree(WorktreeLook):
         worktree.take_unseen()
         if nowait:
             worktree.reader = NowaitReader(store.objects)
+        return worktree
+
+    @classmethod
+    def leftover(cls, store: Store, repo: str, branch: str, name: str) -> Worktree:
+        """What is on disk of a private worktree that is none any more, locked, for who deletes it. Raises Busy."""
+        worktree = cls(store, store.repo(repo), branch, name, {"pid": os.getpid()})
+        if not worktree._take_lock():
+            raise Busy(f"another process works on {worktree.title}", hint="try again")
         return worktree
 
     def close(self) -> None:
@@ -180,7 +193,8 @@ class Worktree(WorktreeLook):
     # Loading
 
     def _load(self, own: bool) -> None:
-        """Read what is on disk. The memory shows nothing changed before."""
+        """Read what is on disk. The memory shows nothing changed before. Raises NotFound for a private worktree that is none."""
+        self._check_there()
         if own and not self._take_lock():
             raise Busy(f"the uncommitted changes of {self.title} are open elsewhere", hint=self.owner_text())
         try:
@@ -200,7 +214,7 @@ class Worktree(WorktreeLook):
                 self._take_over(path)
                 return True
             # with the lock all is read once more: only from then on nobody else makes a generation valid
-            return not self._take_lock() and self._watch(path)
+            return (self.looks_only or not self._take_lock()) and self._watch(path)
         self._show(self.store.head(self.repo.name, self.branch))
         if own:
             self._delete_leftovers(set())
@@ -299,6 +313,10 @@ class Worktree(WorktreeLook):
                 with suppress(FileNotFoundError):
                     path.unlink()
 
+    def _check_there(self) -> None:
+        if self.name and not self.store.has_worktree(self.repo.name, self.branch, self.name):
+            raise NotFound(f"the private worktree {self.title} has ended, or never was")
+
     # Ownership
 
     @property
@@ -356,10 +374,15 @@ class Worktree(WorktreeLook):
     def begin(self) -> None:
         if self.journal is not None:
             return
+        if self.looks_only:
+            raise ReadOnly(f"{self.title} is mounted read-only")
         took = not self.owned
         if took and not self._take_lock():
             raise self.not_ours()
         try:
+            if self.name and not self.store.has_worktree(self.repo.name, self.branch, self.name):
+                shutil.rmtree(self.path, ignore_errors=True)  # taking the lock has made it again
+                raise ReadOnly(f"{self.title} has ended")
             state = self.store.worktree_state(self.repo.name, self.branch, self.name)
             path = self.journal_path(state.generation)
             theirs = self.foreign is not None or path.exists()
@@ -459,8 +482,10 @@ class Worktree(WorktreeLook):
         """Bring a worktree that is not owned up to what is on disk. Does nothing for an owner. Raises NotFound, OSError, Corrupt."""
         if self.owned:
             return
+        self._check_there()
         if self.foreign is not None:
-            if self.foreign.is_current and self._replay is not None and self.owner() is not None:
+            served = self.looks_only or self.owner() is not None
+            if self.foreign.is_current and self._replay is not None and served:
                 self._tail()
             else:
                 self.reload()

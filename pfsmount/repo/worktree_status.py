@@ -55,6 +55,8 @@ class WorktreeStatus:
     """Who has the worktree open for writing, when that is another process."""
     times: int = 0
     """How many files, links and directories differ in their time alone: no change by itself, kept and taken along by the next commit."""
+    refused: str | None = None
+    """Why the owner's last autocommit was not made."""
 
 
 class WorktreeLook(WorktreeRebase):

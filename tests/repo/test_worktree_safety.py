@@ -14,6 +14,7 @@ from pfsmount.repo import reflog, worktree_files
 from pfsmount.repo.journal import Journal, JournalReader, Record, journal_roots
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Node, NodeKind
+from pfsmount.repo.private_worktrees import begin
 from pfsmount.repo.removal import delete_branch
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree, worktree_path
@@ -502,6 +503,7 @@ def test_short_reads_are_gone_on_with(worktree: Worktree, monkeypatch: pytest.Mo
 
 def test_named_worktrees_keep_their_branch(store: Store) -> None:
     store.create_branch("images", "b", None)
+    begin(store, "images", "b", "mine")
     with Worktree.open(store, "images", "b", "mine") as mine:
         put(mine, "a", b"A")
         mine.commit("a")
@@ -539,6 +541,8 @@ def test_long_names(store: Store) -> None:
     assert max(len(leaf) for leaf in found) <= 255
     store.create_branch("images", branches[0], None)
     for name in names[:3]:
+        if name:
+            begin(store, "images", branches[0], name)
         with Worktree.open(store, "images", branches[0], name) as opened:
             put(opened, "a", name.encode())
     for name in names[:3]:
@@ -605,6 +609,7 @@ def test_directory_that_both_sides_made(store: Store, worktree: Worktree) -> Non
     node = worktree.make(worktree.root, b"d", NodeKind.DIRECTORY, mode=0o700, uid=5, gid=5)
     mine = worktree.make(node, b"mine", NodeKind.FILE, mode=0o644, uid=0, gid=0)
     worktree.write(mine, 0, b"1")
+    begin(store, "images", "master", "other")
     with Worktree.open(store, "images", "master", "other") as other:
         theirs = other.make(other.root, b"d", NodeKind.DIRECTORY, mode=0o755, uid=0, gid=0)
         other.make(theirs, b"theirs", NodeKind.FILE, mode=0o644, uid=0, gid=0)

@@ -31,11 +31,16 @@ def scene(new_store: Path, tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def mounted(scene: Scene) -> Scene:
-    """The same, mounted at `mnt`."""
+def need_mounts() -> None:
+    """Skips where nothing can be mounted."""
     problem = _fuse_problem()
     if problem:
         pytest.skip(f"NO MOUNTED TESTS: {problem}")
+
+
+@pytest.fixture
+def mounted(scene: Scene, need_mounts: None) -> Scene:
+    """The same, mounted at `mnt`."""
     scene.mount()
     return scene
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_control_files(mounted: Scene) -> None:
     """S67 A program needs no `pfs` to commit
 
     A message written into `.pfs/commit` at the root of a branch makes all of its changes one commit; if that fails, so does this write, and `.pfs/error` says why. `status`, `log` and `head`
-    beside it can be read. `.pfs` is not listed, so cp, tar and rsync pass it by.
+    beside it can be read, `log` and `head` at the root of a commit, too. `.pfs` is not listed, so cp, tar and rsync pass it by.
     """
     control = mounted.master / ".pfs"
     (mounted.master / "file").write_text("x")
@@ -190,6 +191,10 @@ def test_control_files(mounted: Scene) -> None:
     mounted.put({"file": "theirs"})
     assert errno_of(lambda: (control / "commit").write_text("in conflict")) == "ESTALE"
     assert "file" in (control / "error").read_text()
+    past = mounted.mount_point / "images@master~1" / ".pfs"
+    assert sorted(os.listdir(past)) == ["head", "log"]
+    assert (past / "head").read_text().strip() == commit["commit"]
+    assert len((past / "log").read_text().splitlines()) == 1
 
 
 def test_what_posix_it_is_not(mounted: Scene) -> None:
@@ -251,3 +256,103 @@ def test_copies_of_a_mount(mounted: Scene) -> None:
         sh(f"cp -a {mounted.mount_point}/{version}/t copy", mounted.root)
         assert "nothing changed" in mounted.pfs("put", mounted.root / "copy", "images@master:/t")
         sh("rm -r copy", mounted.root)
+
+
+def test_one_version_at_a_directory_of_its_own(scene: Scene, need_mounts: None) -> None:
+    """S330 One version, or a directory of one, can be mounted alone
+
+    `pfs mount images@master DIR` shows that branch, to be written to; of a tag, a commit or `images@master~1` it shows what that is now, read-only, whatever becomes of the
+    branch. `images@master:/2026` is that directory alone.
+    """
+    scene.put({"2026/a": "old", "other": "x"})
+    scene.pfs("tag", "images@v1")
+    top = scene.mount("images@master:/2026", at="photos")
+    tagged = scene.mount("images@v1", at="tagged")
+    (top / "b").write_text("new")
+    (top / "a").unlink()
+    scene.pfs("commit", "images@master", "-m", "through a mount of a directory")
+    assert scene.ls("images@master", "-R") == ["2026/", "2026/b", "other"]
+    assert (tagged / "2026" / "a").read_text() == "old"
+    assert errno_of(lambda: (tagged / "new").touch()) == "EROFS"
+
+
+def test_a_read_only_mount(scene: Scene, need_mounts: None) -> None:
+    """S331 A read-only mount takes nothing from others
+
+    With `--read-only` it shows uncommitted work, also what a killed mount has left, and leaves it to who can write: a mount that comes later, or `pfs commit`.
+    """
+    scene.mount()
+    (scene.master / "file").write_text("uncommitted")
+    scene.kill_daemon()
+    scene.pfs("umount", scene.mount_point)
+    reader = scene.mount("--read-only", at="reader") / "images@master"
+    assert (reader / "file").read_text() == "uncommitted"
+    assert errno_of(lambda: (reader / "file").write_text("x")) == "EROFS"
+    assert errno_of(lambda: (reader / ".pfs" / "commit").write_text("x")) == "EROFS"
+    scene.mount()
+    (scene.master / "file").write_text("more")
+    wait_for(lambda: (reader / "file").read_text() == "more", "what the owner writes")
+    scene.pfs("commit", "images@master", "-m", "by the owner")
+    (scene.master / "file").write_text("again")
+    wait_for(lambda: (reader / "file").read_text() == "again", "what the owner writes after a commit")
+    assert (reader / ".pfs" / "status").read_text().splitlines()[-1] == "M file"
+
+
+def test_mounts_and_force(scene: Scene, need_mounts: None) -> None:
+    """S332 `pfs mounts` knows every mount, and `pfs umount --force` ends it, in whatever state it is
+
+    Listed are what is mounted where, whose it is, since when, and how much is uncommitted in it; also a mount whose process is stopped or does not answer, and one that is dead, each
+    with what to do. Neither command hangs with it. What was uncommitted stays in the store.
+    """
+    scene.mount("images@master")
+    (scene.mount_point / "file").write_text("kept")
+    (found,) = scene.json("mounts")
+    assert (found["revision"], found["state"], found["uid"]) == ("images@master", "mounted", os.getuid())
+    assert found["uncommitted"] == {"images@master": {"changes": 1, "bytes": 4}}
+    daemon = scene.daemon()
+    os.kill(daemon, signal.SIGSTOP)
+    with subprocess.Popen(["cat", scene.mount_point / "not looked up yet"], stderr=subprocess.DEVNULL) as reader:
+        done = scene.run("pfs", "mounts")
+        assert "does not answer" in done.stdout
+        assert f"kill -CONT {daemon}" in done.stderr
+        assert "in use" in scene.pfs("mount", scene.mount_point, code=1)
+        scene.pfs("umount", "--force", scene.mount_point)
+        assert reader.wait(20) != 0
+    scene.mount("images@master")
+    assert (scene.mount_point / "file").read_text() == "kept"
+    scene.kill_daemon()
+    done = scene.run("pfs", "mounts")
+    assert done.stdout.splitlines()[1].split()[:4] == [str(scene.mount_point), "images@master", "-", "dead"]
+    assert "takes its place" in done.stderr
+    assert "dead mount" in scene.run("pfs", "mount", "images@master", scene.mount_point).stderr
+    assert (scene.mount_point / "file").read_text() == "kept"
+
+
+def test_facts_as_attributes(mounted: Scene) -> None:
+    """S333 `getfattr -d` tells what is stored, and copies keep that to themselves
+
+    `user.pfs.id`, `user.pfs.size` and `user.pfs.commit` of a file or directory of a branch or commit: the id (of a file what `b3sum` prints), its bytes, and a commit that
+    has it as it is. Of uncommitted content there are none. They are no attributes of the version: setting or removing one in a branch does nothing, `put` and `commit` leave them out, jobs see none. So
+    `cp -a`, `rsync -aX` and `tar --xattrs` work in, out of and within a mount.
+    """
+    mounted.put({"dir/file": "content"})
+    head = mounted.log()[0]["commit"]
+    shown = mounted.json("show", "images@master:/dir/file")
+    for version in ("images@master", f"images@{head}"):
+        path = mounted.mount_point / version / "dir"
+        assert sorted(os.listxattr(path)) == ["user.pfs.commit", "user.pfs.id", "user.pfs.size"]
+        facts = {name: os.getxattr(path / "file", f"user.pfs.{name}").decode() for name in ("id", "size", "commit")}
+        assert facts == {"id": shown["id"], "size": "7", "commit": head}
+    os.setxattr(mounted.master / "dir" / "file", "user.mine", b"1")
+    os.setxattr(mounted.master / "dir" / "file", "user.pfs.id", b"forged")
+    os.removexattr(mounted.master / "dir" / "file", "user.pfs.id")
+    assert os.getxattr(mounted.master / "dir" / "file", "user.pfs.id").decode() == shown["id"]
+    (mounted.master / "new").write_text("uncommitted")
+    assert os.listxattr(mounted.master / "new") == []
+    sh("cp -a dir copied && cp -a --preserve=xattr dir/file copied/again", mounted.master)
+    sh(f"cp -a {mounted.master}/dir out && cp -a --preserve=xattr out {mounted.master}/back", mounted.root)
+    mounted.pfs("commit", "images@master", "-m", "copies")
+    for place in ("dir/file", "copied/file", "copied/again", "back/file"):
+        names = set(os.listxattr(mounted.master / place))
+        assert names == {"user.mine", "user.pfs.commit", "user.pfs.id", "user.pfs.size"}
+    assert "nothing changed" in mounted.pfs("put", mounted.root / "out", "images@master:/dir")

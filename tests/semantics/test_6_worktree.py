@@ -184,3 +184,67 @@ def test_deleting_a_branch_with_work(mounted: Scene) -> None:
     assert "uncommitted changes" in mounted.pfs("branch", "--delete", "images@side", code=1)
     mounted.pfs("repo", "delete", "images", code=1)
     assert (mounted.mount_point / "images@side" / "file").read_text() == "x"
+
+
+def test_private_worktrees(mounted: Scene) -> None:
+    """S334 Work can be done apart from all others, in a private worktree
+
+    `pfs begin images@master NAME` makes one, at `images@master+NAME` in the mount; nobody else's uncommitted work is in it, nor its in theirs. `status`, `diff`, `commit`, `discard`, `resolve` take that name,
+    `pfs status` and `pfs branch` list it; a job reads commits, and refuses it. `pfs commit` brings its changes into the branch, as from the shared worktree: what others changed meanwhile is joined, the same path is a conflict. With that,
+    or with `pfs discard`, it ends. A branch with work in one is not deleted without `--force`.
+    """
+    mounted.put({"shared": "x", "both": "x"})
+    mounted.pfs("branch", "images@dev")
+    assert str(mounted.mount_point / "images@dev+mine") in mounted.pfs("begin", "images@dev", "mine")
+    assert "already" in mounted.pfs("begin", "images@dev", "mine", code=1)
+    private, shared = mounted.mount_point / "images@dev+mine", mounted.mount_point / "images@dev"
+    (private / "new").write_text("mine")
+    (private / "both").write_text("mine")
+    (shared / "theirs").write_text("theirs")
+    assert (shared / "both").read_text() == "x"
+    assert sorted(os.listdir(private)) == ["both", "new", "shared"]
+    assert mounted.pfs("diff", "images@dev+mine").split()[:2] == ["M", "/both"]
+    found = {one["worktree"]: [change["path"] for change in one["changes"]] for one in mounted.json("status")}
+    assert found == {None: ["theirs"], "mine": ["both", "new"]}
+    assert "dev+mine" in mounted.pfs("branch", "images")
+    job = ("--input", "images@dev+mine:/*", "--output", "out@master", "--", "true")
+    assert "a job reads commits" in mounted.run("pfsjob", "run", *job, code=2).stderr
+    assert "uncommitted" in mounted.pfs("branch", "--delete", "images@dev", code=1)
+    mounted.put({"both": "theirs"}, "images@dev:/")
+    assert "/both" in mounted.pfs("commit", "images@dev+mine", "-m", "m", code=3)
+    mounted.pfs("resolve", "images@dev+mine:/both", "--mine")
+    assert "images@dev+mine has ended" in mounted.pfs("commit", "images@dev+mine", "-m", "m")
+    assert mounted.cat("images@dev:/both") == "mine"
+    assert not private.exists()
+    assert (shared / "new").read_text() == "mine"
+    assert mounted.ls("images@dev") == ["both", "new", "shared"]
+    mounted.pfs("begin", "images@dev", "mine")
+    assert not (private / "dropped").exists()
+    (private / "dropped").write_text("x")
+    mounted.pfs("discard", "--yes", "images@dev+mine")
+    assert not private.exists()
+    assert "no private worktree" in mounted.pfs("status", "images@dev+mine", code=1)
+
+
+def test_autocommit(scene: Scene, need_mounts: None) -> None:
+    """S335 `--autocommit SECONDS` commits what was left alone for so long
+
+    Once nothing has been changed for that time and no file is open for writing; the commit's message says so. What cannot be committed stays, and `status` says why until it can.
+    """
+    scene.put({"both": "x"})
+    scene.mount("--autocommit", "0.2")
+    with (scene.master / "file").open("w") as file:
+        file.write("half of it")
+        file.flush()
+        (scene.master / "other").write_text("x")
+        scene.pfs("ls", "images@master")
+        assert len(scene.log()) == 1
+        (scene.master / "both").write_text("mine")
+        scene.put({"both": "theirs"})
+    wait_for(lambda: scene.json("status", "images@master")["autocommit_refused"], "the refusal")
+    assert (scene.master / "both").read_text() == "mine"
+    scene.pfs("resolve", "images@master:/both", "--mine")
+    wait_for(lambda: len(scene.log()) == 3, "the commit")
+    assert scene.log()[0]["message"] == "autocommit after 0.2 s without a change"
+    assert scene.json("status", "images@master")["autocommit_refused"] is None
+    assert scene.cat("images@master:/file") == "half of it"
