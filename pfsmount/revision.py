@@ -29,6 +29,8 @@ _STEP = re.compile(r"([\^~.])([0-9]*)")
 _HEX = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}\Z")
 _ANY_HEX = re.compile(rf"[0-9a-fA-F]{{{PREFIX_MIN},}}\Z")
 _STEP_MAX = 10**12
+_TEXT_MAX = 4096
+"""Names have at most 255 bytes. The time that the expressions take grows with the square of the length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ def is_commit_prefix(text: str) -> bool:
 
 def parse_revision(text: str) -> Revision:
     """Parse what stands after the first `@`. Raises InvalidInput."""
+    if len(text) > _TEXT_MAX:
+        raise InvalidInput(f"a revision of {len(text):,} characters is too long")
     rest, plus, worktree = text.partition("+")
     if plus:
         check_ref_name(worktree, "worktree")

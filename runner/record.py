@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pfsmount.errors import Corrupt
-from pfsmount.ids import EntryName, ObjectId
+from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.ids import EntryName, ObjectId, display, parse_object_id
 from pfsmount.objects.store import Batch, Reader
 from pfsmount.repo.commit import dump_json
 from pfsmount.repo.provenance import DATUM_XATTR
@@ -148,12 +148,7 @@ class Record:
 
     def job(self) -> dict[str, Any]:
         """`job.json`. Raises Corrupt."""
-        try:
-            value = json.loads(read_small(self._objects, self._part(JOB)))
-        except ValueError:
-            raise Corrupt("the job.json of a job record is damaged") from None
-        assert isinstance(value, dict)
-        return value
+        return parse_job(read_small(self._objects, self._part(JOB)))
 
     @property
     def datums_root(self) -> Entry:
@@ -181,7 +176,11 @@ class Record:
     def datums(self) -> Iterator[DatumRecord]:
         """All datums, by key. Raises Corrupt."""
         for name, entry in entries(self._objects, self.datums_root.id):
-            yield read_datum(self._objects, ObjectId(bytes.fromhex(name.decode("ascii"))), entry)
+            try:
+                key = parse_object_id(os.fsdecode(name))
+            except InvalidInput:
+                raise Corrupt(f"a job record has a datum of the name '{display(name)}'") from None
+            yield read_datum(self._objects, key, entry)
 
     def read_log(self, datum: DatumRecord) -> Iterator[bytes]:
         """What a datum printed, in parts."""
@@ -201,8 +200,31 @@ class Record:
 
 def read_datum(objects: Reader, key: ObjectId, entry: Entry) -> DatumRecord:
     """A datum from its directory. Raises Corrupt."""
-    try:
-        meta = json.loads(load_xattrs(objects, entry)[DATUM_XATTR])
-    except (KeyError, ValueError):
-        raise Corrupt(f"the record of datum {key.hex()[:12]} is damaged") from None
+    meta = parse_datum(load_xattrs(objects, entry).get(DATUM_XATTR, b""))
+    if meta is None or not entry.is_directory:
+        raise Corrupt(f"the record of datum {key.hex()[:12]} is damaged")
     return DatumRecord(key, entry, meta, lookup(objects, entry.id, OUT), lookup(objects, entry.id, LOG))
+
+
+def parse_datum(raw: bytes) -> dict[str, Any] | None:
+    """What the attribute of a datum says; None when it is damaged."""
+    try:
+        meta = json.loads(raw)
+        inputs = meta["inputs"]
+        good = all(type(meta[key]) is int for key in ("exit", "started_ns", "ended_ns", "max_rss"))
+        good = good and all(isinstance(meta[key], int | float) for key in ("user_s", "system_s"))
+        good = good and all(isinstance(used[key], str) for used in inputs for key in ("name", "path", "id", "kind"))
+        return meta if good and isinstance(meta["job"], str) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def parse_job(raw: bytes) -> dict[str, Any]:
+    """What `job.json` says. Raises Corrupt."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Corrupt("the job.json of a job record is damaged")
+    return value

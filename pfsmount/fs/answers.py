@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pfsmount.errors as errors
-from pfsmount.errors import Conflict, PfsError
+from pfsmount.errors import Conflict, Corrupt, InvalidInput, PfsError
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
 from pfsmount.repo.conflicts import conflict_json, conflict_of
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
@@ -62,7 +63,14 @@ def _change_json(change: WorktreeChange) -> Answer:
 
 
 def status_of(answer: Answer) -> WorktreeStatus:
-    """The status in an answer. Raises KeyError, TypeError, ValueError, Corrupt."""
+    """The status in an answer. Raises ConnectionError for what is none."""
+    try:
+        return _status_of(answer)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, Corrupt, InvalidInput):
+        raise ConnectionError("the mount answered a status that makes no sense") from None
+
+
+def _status_of(answer: Answer) -> WorktreeStatus:
     return WorktreeStatus(
         answer["repo"],
         answer["branch"],
@@ -103,13 +111,28 @@ def error_json(error: PfsError) -> Answer:
     return {"error": {"kind": kind.__name__, "message": error.message, "hint": error.hint, "paths": paths}}
 
 
+def answer_of(line: bytes) -> Answer:
+    """What a mount answered. Raises the error that it answered; ConnectionError for what is no answer."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise ConnectionError("the mount answered something that is no answer")
+    if "error" in answer:
+        raise error_of(answer)
+    return answer
+
+
 def error_of(answer: Answer) -> PfsError:
     """The error in an answer."""
-    error = answer["error"]
-    kind = getattr(errors, error["kind"], PfsError)
-    if kind is Conflict:
-        paths = tuple(os.fsencode(path) for path in error["paths"])
-        return Conflict(error["message"], hint=error["hint"], paths=paths)
-    found = kind(error["message"], hint=error["hint"])
-    assert isinstance(found, PfsError)
-    return found
+    try:
+        error = answer["error"]
+        kind, message, hint = getattr(errors, error["kind"], PfsError), str(error["message"]), error["hint"]
+        if not isinstance(kind, type) or not issubclass(kind, PfsError) or not isinstance(hint, str | None):
+            kind, hint = PfsError, None
+        if kind is Conflict:
+            return Conflict(message, hint=hint, paths=tuple(os.fsencode(path) for path in error["paths"]))
+        return kind(message, hint=hint)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return PfsError("the mount answered with an error that makes no sense")

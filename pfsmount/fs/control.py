@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pfsmount.errors import Busy, PfsError
-from pfsmount.fs.answers import Answer, Request, error_of, short_path, status_of
+from pfsmount.fs.answers import Answer, Request, answer_of, short_path, status_of
 from pfsmount.fs.mountpoint import mounts
 from pfsmount.fs.records import MountRecord, live_mounts
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
@@ -52,11 +52,7 @@ def ask(path: Path, request: Request, *, timeout: float | None = None) -> Answer
         line = b"".join(iter(lambda: connection.recv(65536), b""))
     if not line.endswith(b"\n"):
         raise ConnectionResetError("the mount ended before it answered")
-    answer = json.loads(line)
-    assert isinstance(answer, dict)
-    if "error" in answer:
-        raise error_of(answer)
-    return answer
+    return answer_of(line)
 
 
 class OpenWorktree:

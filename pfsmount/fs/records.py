@@ -10,13 +10,30 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pfsmount.objects.layout import disk_errors
 
 _PREFIX = "mount-"
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "pid": (int,),
+    "mount": (str,),
+    "store": (str,),
+    "socket": (str,),
+    "log": (str,),
+    "uid": (int,),
+    "since_ns": (int,),
+    "allow_other": (bool,),
+}
+_LATER: dict[str, tuple[type, ...]] = {
+    "revision": (str,),
+    "commit": (str, type(None)),
+    "read_only": (bool,),
+    "autocommit": (int, float, type(None)),
+}
+"""What a daemon of an earlier version does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +102,21 @@ def live_mounts(store: Path) -> list[MountRecord]:
     return sorted(found, key=lambda record: record.since_ns)
 
 
+def parse_record(raw: bytes) -> MountRecord | None:
+    """The record in a file; None when it is none."""
+    try:
+        value: Any = json.loads(raw)
+        known = {key: of for key, of in value.items() if key in _FIELDS or key in _LATER}  # the daemon may be of a later version
+        good = all(type(known[key]) in kinds for key, kinds in _FIELDS.items())
+        good = good and all(type(known[key]) in kinds for key, kinds in _LATER.items() if key in known)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    # the socket lies beside the record, nowhere else
+    if not good or os.path.basename(value["socket"]) != value["socket"] or "\0" in value["store"] + value["socket"]:
+        return None
+    return MountRecord(**known)
+
+
 def _read(path: Path) -> MountRecord | None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -93,11 +125,7 @@ def _read(path: Path) -> MountRecord | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        known = {field.name for field in fields(MountRecord)}  # the daemon may be of another version
-        with suppress(ValueError, TypeError, AttributeError):
-            said = json.loads(os.pread(fd, 65536, 0))
-            return MountRecord(**{name: value for name, value in said.items() if name in known})
-        return None
+        return parse_record(os.pread(fd, 65536, 0))
     else:
         for left in (path, path.with_suffix(".sock")):
             with suppress(OSError):

@@ -129,7 +129,7 @@ def request_of(line: bytes) -> Request:
     """A request whose fields are of the right kinds: what goes wrong afterwards is no fault of who asked. Raises InvalidInput."""
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         request = None
     good = isinstance(request, dict) and isinstance(request.get("op"), str)
     if good:
@@ -138,8 +138,8 @@ def request_of(line: bytes) -> Request:
         texts += [worktree] if author is None else [worktree, author]
         good = (
             isinstance(paths, list | None)
-            and all(isinstance(text, str) for text in (*texts, *(paths or ())))
-            and request.get("how", "mine") in {how.value for how in Resolution}
+            and all(_is_text(text) for text in (*texts, *(paths or ())))
+            and request.get("how", "mine") in [how.value for how in Resolution]
         )
     if not good:
         raise InvalidInput(
@@ -147,6 +147,14 @@ def request_of(line: bytes) -> Request:
             hint="unmount and mount again after an upgrade",
         )
     return request  # type: ignore[no-any-return]
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that stands for bytes: half a surrogate pair does not."""
+    try:
+        return isinstance(value, str) and os.fsencode(value) is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _paths(request: Request) -> list[RepoPath] | None:

@@ -39,6 +39,8 @@ from pfsmount.objects.layout import disk_errors
 _DIRECTORY = "holds"
 _LOCK = "lock"
 _IDS = ".ids"
+_BYTES_MAX = 256 << 20
+"""Three million commits."""
 
 
 @dataclass(slots=True)
@@ -230,14 +232,14 @@ def _read(path: Path, held: Held, seen: dict[str, int]) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            size = os.fstat(fd).st_size
+            size = min(os.fstat(fd).st_size, _BYTES_MAX)
             if path.suffix == _IDS:
                 start, end = seen.get(path.name, 0), size - size % ID_BYTES
                 held.ids += os.pread(fd, end - start, start)
                 seen[path.name] = end
                 return
             for line in os.pread(fd, size, 0).decode("ascii", "replace").split("\n")[:-1]:
-                _take(line.split(" "), held)
+                read_line(line, held)
         else:
             with suppress(FileNotFoundError):
                 path.unlink()
@@ -245,9 +247,10 @@ def _read(path: Path, held: Held, seen: dict[str, int]) -> None:
         os.close(fd)
 
 
-def _take(words: list[str], held: Held) -> None:
+def read_line(line: str, held: Held) -> None:
+    """Add what a line holds; one that makes no sense holds nothing."""
     with suppress(ValueError):
-        match words:
+        match line.split(" "):
             case ["segment", number, start]:
                 known = held.segments.get(int(number))
                 held.segments[int(number)] = int(start) if known is None else min(known, int(start))

@@ -41,6 +41,8 @@ from pfsmount.objects.reserve import RESERVE_FILE, make_reserve
 
 FORMAT = 1
 STORE_FILE = "store.json"
+_STORE_FILE_MAX = 64 * 1024
+_STORE_ID_BYTES = 16
 _NETWORK_KINDS = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "afs", "ceph", "gpfs", "beegfs")
 _DIRECTORIES = ("index", "segments", "worktrees", "jobs", "run", "tmp")
 
@@ -192,7 +194,8 @@ def _write_store_file(info: StoreInfo) -> None:
 def read_store_info(path: Path) -> StoreInfo:
     """Read and check `store.json`. Raises NotAStore, StoreTooNew, Corrupt, PermissionDenied."""
     try:
-        text = (path / STORE_FILE).read_text(encoding="ascii")
+        with open(path / STORE_FILE, encoding="ascii") as file:
+            text = file.read(_STORE_FILE_MAX)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             raise NotAStore(f"there is no store at {path}", hint="make one with 'pfs init'") from None
@@ -201,15 +204,18 @@ def read_store_info(path: Path) -> StoreInfo:
         raise Corrupt(f"{path / STORE_FILE} is damaged") from None
     try:
         data = json.loads(text)
-        number, features = int(data["format"]), list(data["features"])
+        number, features = int(data["format"]), [str(feature) for feature in data["features"]]
         if data["kind"] != "pfs store":
             raise NotAStore(f"{path / STORE_FILE} is something else's")
         if number > FORMAT or features:
-            needs = f"format {number}" if number > FORMAT else f"the feature '{features[0]}'"
+            needs = f"format {number}" if number > FORMAT else f"the feature '{display(features[0])}'"
             raise StoreTooNew(
                 f"the store at {path} has {needs}, this pfs knows formats up to {FORMAT}",
                 hint="use a newer pfs",
             )
-        return StoreInfo(path, bytes.fromhex(data["id"]), number, int(data["created_ns"]))
-    except (ValueError, KeyError, TypeError):
+        id = bytes.fromhex(data["id"])
+        if len(id) != _STORE_ID_BYTES or number < 1:
+            raise ValueError
+        return StoreInfo(path, id, number, int(data["created_ns"]))
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
         raise Corrupt(f"{path / STORE_FILE} is damaged", hint="it is one line of JSON; see docs/FORMAT.md") from None

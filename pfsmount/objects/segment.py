@@ -32,6 +32,8 @@ TINY_MAX = 1024
 """Files up to this size are packed in `tiny` segments; larger ones start on a block."""
 NO_SEGMENT = 0xFFFFFFFF
 SEGMENT_BLOCKS_MAX = 1 << 32
+RECORD_MAX = 256 << 20
+"""Bytes of a payload, at most: more than the table of contents of a full segment has. What claims more is damaged, and nobody makes room for it."""
 FSCK_HINT = "'pfs fsck' says what else is damaged, which versions and files are affected, and what to do"
 
 _HEADER = struct.Struct("<8sB3xI16s16s16x")
@@ -121,6 +123,8 @@ class Location(NamedTuple):
         """Raises Corrupt."""
         try:
             segment, low, high, kind, length = LOCATION.unpack(raw)
+            if length > RECORD_MAX:
+                raise ValueError
             return cls(segment, low | high << 32, RecordKind(kind), length)
         except (struct.error, ValueError):
             raise Corrupt("the row of an object in the index is damaged", hint=FSCK_HINT) from None
@@ -156,6 +160,8 @@ class SegmentRow:
         """Raises Corrupt."""
         try:
             kind, sealed, *rest = _ROW.unpack(raw)
+            if sealed > 1:
+                raise ValueError
             return cls(SegmentKind(kind), bool(sealed), *rest)
         except (struct.error, ValueError):
             raise Corrupt("the row of a segment in the index is damaged", hint=FSCK_HINT) from None
@@ -222,7 +228,7 @@ def record_header(
     None when none begins there. Without the nonce the check is not made, and only objects and tables of contents count.
     """
     magic, number, codec, _, length = _RECORD.unpack_from(window, at)
-    if magic != _RECORD_MAGIC or codec:
+    if magic != _RECORD_MAGIC or codec or length > RECORD_MAX:
         return None
     body = at + RECORD_BYTES
     id = window[body - ID_BYTES : body]
@@ -284,7 +290,9 @@ class TableOfContents:
         try:
             segment, before_segment, before_offset, start = _TOC.unpack_from(raw)
             pieces = [(ObjectId(id), n) for id, n in _TOC_ENTRY.iter_unpack(raw[_TOC.size :])]
-        except struct.error:
+            if start + sum(align(n, BLOCK) for _, n in pieces) > SEGMENT_BLOCKS_MAX * BLOCK:
+                raise ValueError
+        except (struct.error, ValueError):
             raise Corrupt("a table of contents is damaged") from None
         before = None if before_segment == NO_SEGMENT else (before_segment, before_offset)
         return cls(segment, start, pieces, before)
@@ -348,7 +356,7 @@ def read_footer(fd: int) -> bytes | None:
     if size < BLOCK or size % BLOCK:
         return None
     magic, offset, length, digest, _ = _SEAL.unpack(os.pread(fd, _SEAL.size, size - _SEAL.size))
-    if magic != _SEAL_MAGIC or offset + length > size:
+    if magic != _SEAL_MAGIC or offset + length > size or length > RECORD_MAX:
         return None
     payload = os.pread(fd, length, offset)
     return payload if hash_bytes(payload, HashKind.RECORD) == digest else None
@@ -369,9 +377,10 @@ def decode_seal(fd: int) -> int:
     """Where the footer of a sealed data segment begins. Raises Corrupt."""
     size = os.fstat(fd).st_size
     raw = os.pread(fd, _SEAL.size, size - _SEAL.size) if size >= BLOCK else b""
-    if raw[:8] != _SEAL_MAGIC:
+    offset = _SEAL.unpack(raw)[1] if raw[:8] == _SEAL_MAGIC else size
+    if offset >= size:
         raise Corrupt("a sealed segment has no footer")
-    return int(_SEAL.unpack(raw)[1])
+    return int(offset)
 
 
 class SegmentReader:

@@ -33,6 +33,8 @@ from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, rea
 from pfsmount.objects.segment import (
     FSCK_HINT,
     NO_SEGMENT,
+    RECORD_BYTES,
+    RECORD_MAX,
     TINY_MAX,
     WHOLE,
     Location,
@@ -707,7 +709,11 @@ def merge_contents(store: ObjectStore, number: int, row: SegmentRow) -> TableOfC
 def contents_chain(store: ObjectStore, row: SegmentRow) -> Iterator[Location]:
     """Where the tables of contents of a data segment lie, the last one first; only their first bytes are read. Raises Corrupt, NotFound."""
     where = None if row.contents_segment == NO_SEGMENT else (row.contents_segment, row.contents_offset)
+    seen: set[tuple[int, int]] = set()
     while where is not None:
+        if where in seen or where[1] < RECORD_BYTES:
+            raise Corrupt("the tables of contents of a segment lead in a circle, or nowhere", hint=FSCK_HINT)
+        seen.add(where)
         segment, offset = where
         head = store.segment(segment).read(offset - 40, 64)
         (length,) = _LENGTH.unpack_from(head)
@@ -718,7 +724,9 @@ def contents_chain(store: ObjectStore, row: SegmentRow) -> Iterator[Location]:
 def _read_contents(store: ObjectStore, segment: int, offset: int) -> TableOfContents:
     """The table whose payload starts at `offset` of a meta segment."""
     reader = store.segment(segment)
-    (length,) = _LENGTH.unpack(reader.read(offset - 40, 4))
+    (length,) = _LENGTH.unpack(reader.read(max(0, offset - 40), 4))
+    if length > RECORD_MAX or offset < RECORD_BYTES:
+        raise Corrupt(f"a table of contents in segment {segment:08x} is damaged")
     id = reader.read(offset - 32, 32)
     payload = reader.read(offset, length)
     if hash_bytes(payload, RecordKind.CONTENTS.hash_kind) != id:

@@ -28,9 +28,16 @@ from pfsmount.tree.manifest import HOLE_MIN
 
 _HEADER_MAX = 16 * MIB
 """Bytes of one extended header. GNU tar and bsdtar stop far below."""
+_HEADERS_MAX = 16 * MIB
+"""Bytes of all that stands before the data of one member, a map of holes included: a compressed archive costs nothing to make, what it says takes memory here."""
+_BLOCK_COST = 4
+"""What a byte of a map costs, next to one of other headers: 4 MiB of it are twice what `get --tar` writes for the most holes."""
 _NESTED_MAX = 16
+_GLOBAL_MAX = MIB
+_NAME_MAX = 64 * 1024
+"""Bytes of a member's name. No tar can take out what has more than 4095; each name on the way takes memory here."""
 _SCHILY, _LIBARCHIVE = "SCHILY.xattr.", "LIBARCHIVE.xattr."
-_NS_DIGITS, _TIME_DIGITS = 9, 18
+_NS_DIGITS, _TIME_DIGITS, _SIZE_DIGITS = 9, 18, 20
 _ID_MAX = (1 << 32) - 1
 
 
@@ -86,6 +93,10 @@ class Member:
 
 def member_path(name: bytes) -> tuple[RepoPath, bool]:
     """The path of a member's name, and whether a leading `/` was taken off. Raises ArchiveError for `..` and bad names."""
+    if len(name) > _NAME_MAX:
+        raise ArchiveError(
+            f"the member '{display(name[:80])}…' has a name of {len(name):,} bytes, at most {_NAME_MAX:,} can be"
+        )
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise ArchiveError(f"the member '{display(name)}' has a '..' in its name, which could lead out of the target")
@@ -151,6 +162,8 @@ class _Stream:
         self.name = name
         self.at = 0
         self.nested = 0
+        self.header_bytes = 0
+        """Read of the header of one member so far."""
 
     def damaged(self, what: str) -> ArchiveError:
         return ArchiveError(
@@ -204,6 +217,8 @@ class _Stream:
             raise self._compressed_damaged(str(error)) from None  # gzip and bz2 say so when data makes no sense
         except (zlib.error, ValueError) as error:
             raise self._compressed_damaged(str(error)) from None
+        except MemoryError:
+            raise self._compressed_damaged("it asks for more memory than there is") from None
         except Exception as error:
             if type(error).__name__ not in ("LZMAError", "ZstdError"):
                 raise
@@ -216,11 +231,20 @@ class _Stream:
         if to < self.at:
             raise self.damaged("a member begins before the last one ended")
         while self.at < to:
-            self.read(min(to - self.at, MIB))
+            self._whole(min(to - self.at, MIB))
 
     def read(self, count: int) -> bytes:
+        """Bytes of a header."""
         if not 0 <= count <= _HEADER_MAX:
             raise self.damaged(f"a header of {count:,} bytes")
+        self.header_bytes += (
+            count if count > tarfile.BLOCKSIZE else _BLOCK_COST * count
+        )  # a map of holes comes by blocks
+        if self.header_bytes > _HEADERS_MAX:
+            raise self.damaged(f"more than {_HEADERS_MAX:,} bytes of headers for one member")
+        return self._whole(count)
+
+    def _whole(self, count: int) -> bytes:
         data = self._some(count)
         while len(data) < count:
             more = self._some(count - len(data))
@@ -288,8 +312,12 @@ class Archive:
         return self._next()
 
     def _next(self) -> tarfile.TarInfo | None:
+        self._stream.header_bytes = 0
         with self._header_errors():
             info = self._tar.next()
+            common = self._tar.pax_headers
+            if common and sum(len(key) + len(value) for key, value in common.items()) > _GLOBAL_MAX:
+                raise ValueError("more than a MiB of headers for all members")
         self._tar.members.clear()  # type: ignore[attr-defined]  # or it would remember every member
         return info
 
@@ -302,6 +330,11 @@ class Archive:
         kind = _KINDS.get(info.type, MemberKind.FILE)
         if not (0 <= info.uid <= _ID_MAX and 0 <= info.gid <= _ID_MAX):
             raise ArchiveError(f"the member '{display(name)}' has an owner that Linux cannot have")
+        size = info.pax_headers.get("size", "0")
+        if (
+            info.size < 0 or not size.isdecimal() or len(size) > _SIZE_DIGITS
+        ):  # `tarfile` takes 0 for what it cannot read
+            raise self._stream.damaged(f"'{display(name)}' has a size that makes no sense")
         extents = None
         sparse: Any = info.sparse  # typeshed has it as bytes; it is the list of offsets and lengths
         if sparse is not None:

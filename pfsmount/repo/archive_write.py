@@ -34,6 +34,8 @@ _FILE, _SYMLINK, _DIRECTORY, _PAX, _LONG_NAME, _LONG_TARGET = b"0", b"2", b"5", 
 _TYPES = {Kind.FILE: _FILE, Kind.SYMLINK: _SYMLINK, Kind.DIRECTORY: _DIRECTORY}
 _EXTENSION_NAMES = {_PAX: b"././@PaxHeader", _LONG_NAME: b"././@LongLink", _LONG_TARGET: b"././@LongLink"}
 _ZEROS = bytes(MIB)
+_EXTENTS_MAX = 200_000
+"""Ranges of data in a file whose holes are written as such: the map stands before the data, and is in memory here and in whatever reads it."""
 
 
 class Sink(Protocol):
@@ -116,20 +118,28 @@ class _Writer:
             self._put(encode_headers(name, entry, size, xattrs, real_size=entry.size))
             self._put(table)
         if entry.kind is Kind.FILE and entry.size:
-            self._data(entry)
+            self._data(entry, dense=extents is None)
         if entry.kind is not Kind.DIRECTORY:
             self.report.files += 1
         if self._progress is not None:
             self._progress(self.report)
 
-    def _data(self, entry: Entry) -> None:
+    def _data(self, entry: Entry, *, dense: bool) -> None:
         for offset, data in open_content(self._objects, entry).parts(PIECE_MAX):
-            if data is not None:  # a hole stands in the map
+            if data is not None:
                 self._put(data)
+            elif dense:  # otherwise the hole stands in the map
+                self._zeros(offset.stop - offset.start)
             self.report.size += offset.stop - offset.start
             if self._progress is not None:
                 self._progress(self.report)
         self._pad()
+
+    def _zeros(self, count: int) -> None:
+        while count:
+            part = min(count, MIB)
+            self._put(_ZEROS[:part])
+            count -= part
 
     def end(self) -> None:
         """The end marker, up to a full record as all tars write it."""
@@ -139,7 +149,7 @@ class _Writer:
 
 
 def _extents(objects: Reader, entry: Entry) -> list[tuple[int, int]] | None:
-    """Start and end of the ranges of a file that have data; None when there are no holes."""
+    """Start and end of the ranges of a file that have data; None when there are no holes, or more than anybody should remember."""
     location = objects.locate(entry.id)
     if location is None or location.kind is not RecordKind.MANIFEST:
         return None
@@ -152,6 +162,8 @@ def _extents(objects: Reader, entry: Entry) -> list[tuple[int, int]] | None:
             found[-1] = (found[-1][0], offset + length)
         else:
             found.append((offset, offset + length))
+            if len(found) > _EXTENTS_MAX:
+                return None
     return found if has_holes else None
 
 

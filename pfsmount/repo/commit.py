@@ -20,10 +20,11 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.store import Reader
-from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.entry import SIZE_MAX, XATTRS_INLINE_MAX, Entry, Kind
 
 _VERSION = 1
 _NS = 1_000_000_000
+_U32_MAX, _I64_MAX = (1 << 32) - 1, (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +76,33 @@ def dump_root(entry: Entry) -> dict[str, Any]:
 
 
 def parse_root(root: Mapping[str, Any]) -> Entry:
-    """The reverse of `dump_root`. Raises KeyError, TypeError, ValueError."""
+    """The reverse of `dump_root`: numbers are in the ranges that an entry of a node can hold. Raises KeyError, TypeError, ValueError."""
     seconds, ns = root["mtime"]
     xattrs_id = root.get("xattrs_id")
+    xattrs = base64.b64decode(root.get("xattrs", ""), validate=True)
+    if len(xattrs) > XATTRS_INLINE_MAX or (xattrs and xattrs_id is not None):
+        raise ValueError("attributes that no entry has")
     return Entry(
         Kind.DIRECTORY,
-        int(root["mode"]),
-        int(root["uid"]),
-        int(root["gid"]),
-        int(seconds) * _NS + int(ns),
-        int(root["size"]),
+        number_in(root["mode"], 0, 0o7777),
+        number_in(root["uid"], 0, _U32_MAX),
+        number_in(root["gid"], 0, _U32_MAX),
+        number_in(seconds, -_I64_MAX - 1, _I64_MAX) * _NS + number_in(ns, 0, _NS - 1),
+        number_in(root["size"], 0, SIZE_MAX),
         _id(root["id"]),
         _id(root["content"]),
-        int(root["files"]),
+        number_in(root["files"], 0, _I64_MAX),
         None,
-        base64.b64decode(root.get("xattrs", "")),
+        xattrs,
         None if xattrs_id is None else _id(xattrs_id),
     )
+
+
+def number_in(value: object, least: int, most: int) -> int:
+    """A whole number from JSON, when it lies in a range. Raises ValueError."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError("not a number of the range that it must have")
+    return value
 
 
 def _id(text: str) -> ObjectId:
@@ -138,17 +149,17 @@ def decode_commit(raw: bytes) -> Commit:
         jump, origin, provenance = value["jump"], value["origin"], value["provenance"]
         if not isinstance(origin, dict) or not isinstance(provenance, dict | None):
             raise ValueError
-        if any(type(value[key]) is not int for key in ("height", "time_ns")):
+        if not isinstance(value["message"], str) or not isinstance(value["author"], str):
             raise ValueError
         return Commit(
             hash_bytes(raw, HashKind.COMMIT),
             parse_root(value["tree"]),
             tuple(_id(parent) for parent in value["parents"]),
-            int(value["height"]),
+            number_in(value["height"], 0, _I64_MAX),
             None if jump is None else _id(jump),
-            str(value["message"]),
-            str(value["author"]),
-            int(value["time_ns"]),
+            value["message"],
+            value["author"],
+            number_in(value["time_ns"], -_I64_MAX - 1, _I64_MAX),
             origin,
             provenance,
         )

@@ -19,7 +19,7 @@ from pfsmount.objects.object_look import chunks, decode_location
 from pfsmount.objects.segment import RecordKind
 from pfsmount.repo.journal import journal_roots
 from pfsmount.repo.pending_merge import read_pending
-from pfsmount.repo.reflog import decode_line
+from pfsmount.repo.reflog import decode_line, raw_lines
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, decode_worktree, get_ref, ref_key, scan_refs
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.results import ResultRow
@@ -292,7 +292,7 @@ def replay_log(
         return replay, False
     with file:
         line = 0
-        for raw in file:
+        for raw in raw_lines(file):
             line += 1
             if torn:
                 lost(f"line {line - 1} of refs.log is damaged")

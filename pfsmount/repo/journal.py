@@ -37,8 +37,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pfsmount.errors import Corrupt, NoSpace, PfsError
-from pfsmount.ids import ObjectId
+from pfsmount.errors import Corrupt, InvalidInput, NoSpace, PfsError
+from pfsmount.ids import ObjectId, parse_object_id
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, error_for, fsync_directory
 from pfsmount.tree.entry import Entry, decode_entry
@@ -83,7 +83,11 @@ def entry_record(number: int, entry: Entry) -> Record:
 
 def entry_of(record: Record) -> Entry:
     """The entry in an `entry` line. Raises Corrupt."""
-    return decode_entry(base64.b64decode(record[2]), base64.b64decode(record[3]))
+    try:
+        _, _, fixed, extra = record
+        return decode_entry(base64.b64decode(fixed), base64.b64decode(extra))
+    except (TypeError, ValueError):
+        raise Corrupt("the journal of a worktree has an entry that is none") from None
 
 
 def _digits(before: bytes, text: bytes) -> bytes:
@@ -102,7 +106,10 @@ def decode_line(line: bytes, before: bytes) -> tuple[Record, bytes] | None:
     text, blank, digits = line[: -_DIGITS - 1], line[-_DIGITS - 1 : -_DIGITS], line[-_DIGITS:]
     if blank != b" " or _digits(before, text) != digits:
         return None
-    record = json.loads(text)
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
     return (record, digits) if isinstance(record, list) and record else None
 
 
@@ -152,6 +159,9 @@ class JournalReader:
         rest, first = b"", True
         for block in self.torn():
             *lines, rest = (rest + block).split(b"\n")
+            if first and not lines and b"\0" in rest:
+                return False
+            rest = rest[-_BLOCK:]  # no line is so long, and only the end of one counts but for the first
             if lines and first:
                 if b"\0" in lines[0] or decode_line(lines[0], self.digits) is not None:
                     return False  # lost, or written since
@@ -281,7 +291,10 @@ def journal_base(record: Record) -> ObjectId | None:
         raise Corrupt("the journal of a worktree does not begin as one")
     if record[1] != VERSION:
         raise Corrupt(f"the journal of a worktree has version {record[1]}, which this pfs does not know")
-    return None if record[2] is None else ObjectId(bytes.fromhex(record[2]))
+    try:
+        return None if record[2] is None else parse_object_id(record[2])
+    except (TypeError, InvalidInput):
+        raise Corrupt("the journal of a worktree names no commit that it begins at") from None
 
 
 def journal_roots(path: Path) -> tuple[ObjectId | None, list[Entry]]:

@@ -6,14 +6,16 @@ of another ref, and are not parsed. A deleted repo or branch is found by the lin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pfsmount.errors import Corrupt
 from pfsmount.ids import ObjectId
 from pfsmount.objects.index import Table
+from pfsmount.objects.segment import FSCK_HINT
 from pfsmount.repo.commit import dump_json
+from pfsmount.repo.reflog import parse_change
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo
 from pfsmount.repo.store import Store
 
@@ -61,7 +63,7 @@ def logged_changes(
     needles = [_needle(id) for id in names]
     for raw in _lines(store, store.refs_version()):
         if b'"op":"repo-delete"' in raw or b'"op":"repo-create"' in raw:
-            line = json.loads(raw)
+            line = _parse(raw)
             if repo not in (None, line["repo"]):
                 continue
             names[line["repo_id"]] = line["repo"]
@@ -73,12 +75,19 @@ def logged_changes(
                 continue
             if repo is not None and not any(needle in raw for needle in needles):
                 continue
-            line = json.loads(raw)
+            line = _parse(raw)
         change = _change(line, names)
         if change.op == "ref" and (change.kind not in kinds or name not in (None, change.name)):
             continue
         if name is None or change.op == "ref":
             yield change
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    line = parse_change(raw)
+    if line is None:
+        raise Corrupt("the row of a change in the index is damaged", hint=FSCK_HINT)
+    return line
 
 
 def _needle(repo_id: str) -> bytes:
@@ -126,7 +135,7 @@ def last_moves(store: Store, repo: str, ref: RefInfo) -> Iterator[LoggedChange]:
     if raw is None:
         return
     info = store.repo(repo)
-    first = _change(json.loads(raw), {f"{info.id:016x}": repo})
+    first = _change(_parse(raw), {f"{info.id:016x}": repo})
     yield first
     for change in logged_changes(store, repo, ref.name, (ref.kind,)):
         if change.n < ref.n:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfsmount.errors import Corrupt
-from pfsmount.ids import ObjectId, RepoPath, parse_path, path_bytes
+from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.ids import ObjectId, RepoPath, parse_object_id, parse_path, path_bytes
 from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.repo.conflicts import fingerprint
 from pfsmount.repo.journal import decode_line, encode_line, name_bytes, name_text
@@ -81,23 +81,33 @@ def _read(path: Path) -> PendingMerge | None:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        return parse_pending(raw)
+    except Corrupt:
+        raise Corrupt(f"the record of a merge is damaged: '{path}'") from None
+
+
+def parse_pending(raw: bytes) -> PendingMerge:
+    """The merge in the line of such a file. Raises Corrupt."""
     decoded = decode_line(raw[:-1], b"")
     try:
         if decoded is None:
             raise ValueError
         word, version, source, theirs, message, who, time_ns, decisions = decoded[0]
-        if (word, version) != (_FILE, _VERSION):
+        if (word, version) != (_FILE, _VERSION) or not isinstance(message, str | None):
+            raise ValueError
+        if not isinstance(source, str) or not isinstance(who, str) or type(time_ns) is not int:
             raise ValueError
         return PendingMerge(
             source,
-            ObjectId(bytes.fromhex(theirs)),
+            parse_object_id(theirs),
             message,
             who,
             time_ns,
             {parse_path(name_bytes(path)): (Resolution(how), fits) for path, how, fits in decisions},
         )
-    except (ValueError, TypeError):
-        raise Corrupt(f"the record of a merge is damaged: '{path}'") from None
+    except (ValueError, TypeError, AttributeError, InvalidInput):
+        raise Corrupt("the record of a merge is damaged") from None
 
 
 def write_pending(store: Store, repo: str, branch: str, pending: PendingMerge) -> None:

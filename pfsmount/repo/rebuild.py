@@ -36,7 +36,7 @@ from pfsmount.repo.fsck import Progress
 from pfsmount.repo.fsck_impact import TreeWalk
 from pfsmount.repo.fsck_repair import drop_incomplete
 from pfsmount.repo.journal import JournalReader, journal_base
-from pfsmount.repo.reflog import decode_line, encode_line
+from pfsmount.repo.reflog import decode_line, encode_line, raw_lines
 from pfsmount.repo.refs import RefKind, RepoInfo, WorktreeState, encode_ref, put_worktree
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.results import encode_result
@@ -161,7 +161,7 @@ def read_lines(path: Path, replay: Replay | None = None) -> Iterator[tuple[dict[
         return
     with file:
         number, bad = 0, 0
-        for raw in file:
+        for raw in raw_lines(file):
             number += 1
             if bad:
                 yield {}, f"line {bad} of refs.log is damaged"
@@ -213,6 +213,8 @@ class _Rebuild:
             self._write_log(path)
 
     def _all_changes(self, path: Path) -> Iterator[dict[str, Any]]:
+        # A lost line took more than a byte. A number beyond that is made up, and would mean as many lines to mourn.
+        reach = max(self._old.lines, default=0) + (path.stat().st_size if path.exists() else 0)
         last = 0
         for value, problem in read_lines(path):
             if problem:
@@ -220,6 +222,9 @@ class _Rebuild:
                 continue
             n = int(value["n"])
             if n <= last:
+                continue
+            if n > reach:
+                self._result.problems.append(f"a line of refs.log has the number {n}, which makes no sense")
                 continue
             yield from self._lost(last + 1, n, int(value["t"]))
             yield value

@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pfsmount.errors import Corrupt
 from pfsmount.objects.hashing import hash_bytes
@@ -21,6 +22,13 @@ from pfsmount.objects.layout import fsync_directory
 
 _TAIL = 4096
 _LINES_AT_ONCE = 10_000
+_LINE_MAX = 4 << 20
+_NUMBER_MAX = (1 << 63) - 1
+_KINDS = ("branch", "tag", "job")
+_REPO_ID = re.compile(r"[0-9a-f]{16}\Z")
+_COMMIT_ID = re.compile(r"[0-9a-f]{64}\Z")
+_NO_NAME = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Characters that stand for no byte, so that no key of the index can be made of them."""
 
 
 def encode_line(text: bytes) -> bytes:
@@ -29,19 +37,57 @@ def encode_line(text: bytes) -> bytes:
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
-    """What a line (without its newline) says; None when its checksum is wrong."""
+    """What a line (without its newline) says; None when its checksum is wrong, or it is no change with a number."""
     text, blank, digits = line.rpartition(b" ")
     if not blank or hash_bytes(text).hex()[:16].encode("ascii") != digits:
         return None
-    value = json.loads(text)
-    return value if isinstance(value, dict) else None
+    return parse_change(text)
+
+
+def parse_change(text: bytes) -> dict[str, Any] | None:
+    """What the JSON of a line says; None when it is no change with a number."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and _is_change(value) else None
+
+
+def _is_change(value: dict[str, Any]) -> bool:
+    """Whether a line has what its kind of change must have; kinds of a later pfs may have anything but no number."""
+    get = value.get
+    numbers, texts = [get("n"), get("t")], [get("op"), get("repo_id"), get("who"), get("why")]
+    match get("op"):
+        case "repo-create":
+            texts += [get("repo"), get("description"), get("default_branch", "")]
+        case "default":
+            texts += [get("name")]
+        case "ref":
+            if get("kind") not in _KINDS or not all(_is_id(get(side, "")) for side in ("old", "new")):
+                return False
+            texts += [get("name")]
+    return (
+        all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
+        and all(isinstance(text, str) and not _NO_NAME.search(text) for text in texts)
+        and bool(_REPO_ID.match(str(texts[1])))
+        and bool(numbers[0])
+    )
+
+
+def _is_id(text: object) -> bool:
+    return text is None or (isinstance(text, str) and bool(_COMMIT_ID.match(text)))
+
+
+def raw_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an open log, with their newlines; one that is longer than any can be comes in parts, each of which is damaged."""
+    return iter(lambda: file.readline(_LINE_MAX), b"")
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """All changes in order. Raises Corrupt at a damaged line that is not the last, or a number out of order."""
     expected = 1
     with open(path, "rb") as file:
-        for raw in file:
+        for raw in raw_lines(file):
             value = decode_line(raw[:-1]) if raw.endswith(b"\n") else None
             if value is None:
                 if file.read(1):
@@ -115,4 +161,9 @@ def _last_line(fd: int) -> tuple[int, int, int]:
             end = begin
         if not start:
             return 0, 0, size
+        if length >= _LINE_MAX:
+            raise Corrupt(
+                f"the last {length:,} bytes of refs.log have no line that is whole",
+                hint="see 'pfs fsck'; nothing was changed",
+            )
         length = min(size, length * 16)

@@ -17,11 +17,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pfsmount.errors import Conflict, Corrupt, NotFound
-from pfsmount.ids import ObjectId
+from pfsmount.errors import Conflict, Corrupt, InvalidInput, NotFound
+from pfsmount.ids import ObjectId, display
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.segment import FSCK_HINT
 from pfsmount.repo.commit import dump_json
+from pfsmount.revision import check_repo_name
 
 _REF = struct.Struct("<32sQ")
 _WORKTREE = struct.Struct("<Q32s")
@@ -66,14 +67,12 @@ class RepoInfo:
         """Raises Corrupt."""
         try:
             value = json.loads(raw)
-            return cls(
-                os.fsdecode(name),
-                int(value["id"], 16),
-                str(value["description"]),
-                int(value["created_ns"]),
-                str(value["default_branch"]),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError):
+            id, created_ns = int(value["id"], 16), value["created_ns"]
+            texts = check_repo_name(os.fsdecode(name)), value["description"], value["default_branch"]
+            if id >> 64 or type(created_ns) is not int or not all(isinstance(text, str) for text in texts):
+                raise ValueError
+            return cls(texts[0], id, texts[1], created_ns, texts[2])
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidInput):
             text = f"the row of the repo '{os.fsdecode(name)}' in the index is damaged"
             raise Corrupt(text, hint=FSCK_HINT) from None
 
@@ -125,8 +124,12 @@ def get_ref(txn: Transaction, repo: RepoInfo, kind: RefKind, name: str) -> RefIn
 def _decode_ref(name: str, kind: RefKind, raw: bytes) -> RefInfo:
     try:
         commit, n = _REF.unpack(raw)
-    except struct.error:
-        raise Corrupt(f"the row of the {kind.name.lower()} '{name}' in the index is damaged", hint=FSCK_HINT) from None
+        if not name or name in (".", "..") or "/" in name or "\0" in name:
+            raise ValueError  # it would be a name in the root of a mount
+    except (struct.error, ValueError):
+        raise Corrupt(
+            f"the row of the {kind.name.lower()} '{display(name)}' in the index is damaged", hint=FSCK_HINT
+        ) from None
     return RefInfo(name, kind, None if commit == _NONE else ObjectId(commit), n)
 
 

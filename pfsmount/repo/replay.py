@@ -27,7 +27,7 @@ class Replay:
         """How many changes are missing."""
 
     def apply(self, change: Mapping[str, Any]) -> None:
-        """One change. What makes no sense (its repo's line is lost) is left out. Raises KeyError, TypeError, ValueError."""
+        """One change. What makes no sense (its repo's line is lost) is left out. It is of the shape that `reflog` checks."""
         n = int(change["n"])
         self.gaps += n != self.last + 1
         self.last = max(n, self.last)

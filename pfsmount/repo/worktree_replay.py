@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.errors import Corrupt, InvalidInput, PfsError
 from pfsmount.ids import EntryName, RepoPath, parse_path, path_bytes
 from pfsmount.repo.journal import (
     RENAME_EXCHANGE,
@@ -22,6 +22,7 @@ from pfsmount.repo.journal import (
     value_bytes,
     value_text,
 )
+from pfsmount.repo.journal_shape import has_shape
 from pfsmount.repo.overlay_edit import OverlayEdit
 from pfsmount.repo.overlay_nodes import (
     KIND_WORDS,
@@ -31,11 +32,14 @@ from pfsmount.repo.overlay_nodes import (
     FileData,
     Node,
     NodeKind,
+    NoEntry,
     Touched,
     node_kind,
 )
 from pfsmount.tree.entry import Entry, symlink_entry
 from pfsmount.tree.merge import Resolution
+
+_SHOWN = 200
 
 
 class Replay:
@@ -53,9 +57,13 @@ class Replay:
     def apply(self, record: Record) -> None:
         """Apply one line. Raises Corrupt for one that does not fit to those before."""
         try:
+            if not has_shape(record):
+                raise ValueError("no line of a journal")
             getattr(self, f"_{record[0]}")(*record[1:])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, InvalidInput) as error:
-            raise Corrupt(f"the journal of a worktree has a line that does not fit: {record!r}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, PfsError) as error:
+            if isinstance(error, PfsError) and not isinstance(error, InvalidInput | Corrupt | NoEntry):
+                raise
+            raise Corrupt(f"the journal of a worktree has a line that does not fit: {repr(record)[:_SHOWN]}") from error
 
     def _changed(self, number: int) -> tuple[Node, Change]:
         node = self.numbers[number]
@@ -66,16 +74,17 @@ class Replay:
 
     def _name(self, parent: int, text: str) -> tuple[Node, bytes]:
         directory, name = self.numbers[parent], name_bytes(text)
+        if directory.kind is not NodeKind.DIRECTORY:
+            raise ValueError("a name in what is no directory")
         self.effects.entries.append((directory.ino, name))
         self.effects.attributes.append(directory.ino)
         return directory, name
 
     def _enter(self, number: int, node: Node) -> None:
+        if number in self.numbers:
+            raise ValueError("a number that is taken")
         self.numbers[number] = node
         self.last_number = max(self.last_number, number)
-
-    def _journal(self, *_: object) -> None:
-        raise ValueError("a first line in the middle")
 
     def _base(self, number: int, parent: int, text: str) -> None:
         directory, name = self._name(parent, text)
@@ -110,6 +119,8 @@ class Replay:
 
     def _link(self, number: int, parent: int, text: str, time_ns: int) -> None:
         node, _ = self._changed(number)
+        if node.kind is NodeKind.DIRECTORY:
+            raise ValueError("a second name of a directory")
         self._overlay.add_link(*self._name(parent, text), node, time_ns)
 
     def _unlink(self, parent: int, text: str, time_ns: int) -> None:
@@ -124,14 +135,24 @@ class Replay:
         node, other = self._overlay.lookup(*old), self._overlay.lookup(*new)
         if node is None:
             raise ValueError("nothing to rename")
+        self._stay_a_tree(node, new[0])
         if flags & RENAME_EXCHANGE:
             if other is None:
                 raise ValueError("nothing to exchange with")
+            self._stay_a_tree(other, old[0])
             self._overlay.exchange(old, node, new, other, time_ns)
             return
         if other is not None:
             self._overlay.remove(*new, other, time_ns)
         self._overlay.rename(old, node, new, time_ns)
+
+    def _stay_a_tree(self, node: Node, into: Node) -> None:
+        """Refuse to put a directory into itself: whoever walked that would never end."""
+        above: Node | None = into
+        while above is not None:
+            if above is node:
+                raise ValueError("a directory in itself")
+            above = above.parent
 
     def _attr(self, number: int, values: dict[str, int]) -> None:
         node, change = self._changed(number)

@@ -11,7 +11,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
 from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import Entry
-from pfsmount.tree.manifest import Manifest, load_manifest, piece_at, pieces
+from pfsmount.tree.manifest import PIECE_MAX, Manifest, load_manifest, piece_at, pieces
 
 _VERIFIED_MAX = 500_000
 _NOWAIT_VERIFY_MAX = 128 * 1024
@@ -41,7 +41,7 @@ class Content:
             else:
                 self._location = location
             found = self._manifest.size if self._manifest else location.length
-            if found != self.size:
+            if found != self.size or location.length > PIECE_MAX:
                 raise Corrupt(f"a file ({entry.id.hex()}) has {found} bytes where its directory says {self.size}")
 
     def read(self, offset: int, size: int) -> bytes:
@@ -161,8 +161,4 @@ def read_small(objects: Reader, entry: Entry, limit: int = 16 * MIB) -> bytes:
         raise Corrupt(f"a file of {entry.size} bytes stands where at most {limit} are expected")
     if not entry.size:
         return b""
-    location = objects.locate(entry.id)
-    if location is not None and location.kind is RecordKind.MANIFEST:
-        manifest = load_manifest(objects, entry.id)
-        return b"".join(bytes(n) if id is None else objects.get(id) for _, id, n in pieces(objects, manifest))
-    return objects.get(entry.id)
+    return Content(objects, entry).read(0, entry.size)

@@ -26,6 +26,8 @@ _LENGTH = struct.Struct("<H")
 _INLINE, _BY_ID = 1, 2
 XATTRS_INLINE_MAX = 512
 TARGET_MAX = 4095
+SIZE_MAX = (1 << 63) - 1
+"""Bytes of a file, at most: more no kernel can tell."""
 EMPTY_FILE_ID = hash_bytes(b"")
 _NS = 1_000_000_000
 _SIZE_WORD = 3
@@ -116,6 +118,8 @@ def decode_entry(fixed: bytes, extra: bytes) -> Entry:
         kind_number, flags, mode, uid, gid, seconds, ns, size, id = FIXED.unpack(fixed)
         kind = _KINDS[kind_number]
         mtime_ns = seconds * _NS + ns
+        if mode > 0o7777 or ns >= _NS or size > SIZE_MAX or flags > _BY_ID:
+            raise ValueError
         if kind is Kind.FILE and not flags:
             if extra:
                 raise ValueError
@@ -135,10 +139,14 @@ def _decode_extra(entry: Entry, flags: int, extra: bytes) -> Entry:
         (length,) = _LENGTH.unpack_from(extra)
         at = 2 + length
         target = extra[2:at]
+        if not 0 < length <= TARGET_MAX or length != entry.size or b"\0" in target:
+            raise ValueError
     if flags & _INLINE:
         (length,) = _LENGTH.unpack_from(extra, at)
         xattrs = extra[at + 2 : at + 2 + length]
         at += 2 + length
+        if not 0 < length <= XATTRS_INLINE_MAX:
+            raise ValueError
     elif flags & _BY_ID:
         xattrs_id = ObjectId(extra[at : at + ID_BYTES])
         at += ID_BYTES
@@ -216,7 +224,7 @@ def encode_leaf(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
 
 def decode_leaf(fixed: bytes, tail: bytes) -> tuple[bytes, Entry]:
     """The reverse of `encode_leaf`. Raises Corrupt."""
-    if not tail or len(tail) < 1 + tail[0]:
+    if not tail or len(tail) < 1 + tail[0] or len(fixed) != FIXED.size:
         raise Corrupt("a directory entry is damaged")
     length = 1 + tail[0]
     return tail[1:length], decode_entry(fixed, tail[length:])

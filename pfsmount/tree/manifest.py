@@ -21,6 +21,7 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.segment import RecordKind
 from pfsmount.objects.store import Batch, Reader
+from pfsmount.tree.entry import SIZE_MAX
 
 PIECE_MAX = 4 * MIB
 HOLE_MIN = 64 * 1024
@@ -56,7 +57,9 @@ class Manifest:
                 starts.append(starts[-1] + length)
             if magic != _MAGIC or version != _VERSION or level > _LEVEL_MAX or len(rows) != count:
                 raise ValueError
-            if starts[-1] != size or any(length == 0 for _, length in rows):
+            if starts[-1] != size or size > SIZE_MAX or any(length == 0 for _, length in rows):
+                raise ValueError
+            if not level and any(length > PIECE_MAX and id != HOLE for id, length in rows):
                 raise ValueError
         except (struct.error, ValueError):
             raise Corrupt("the manifest of a large file is damaged") from None

@@ -13,7 +13,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from operator import lt
+from operator import add, ge, lt
 from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
@@ -81,6 +81,10 @@ class Node:
                 names = list(map(tails.__getitem__, map(slice, starts, self._ends)))
             else:
                 names = [tails[start + 1 : start + 1 + tails[start]] for start in starts] if count else []
+                if any(map(ge, map(add, starts, map(len, names)), self._ends)) or (
+                    count and tails[starts[-1]] != len(names[-1])
+                ):
+                    raise ValueError  # a name that goes on behind its entry
             # Each check goes over all names at once: a loop in Python over 64 names took 50 µs, this 12.
             if not all(map(lt, starts, self._ends)) or not all(map(lt, names, names[1:])):
                 raise ValueError

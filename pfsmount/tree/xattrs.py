@@ -15,14 +15,20 @@ from pfsmount.tree.entry import XATTRS_INLINE_MAX, Entry
 
 _VALUE_LENGTH = struct.Struct("<I")
 VALUE_MAX = 64 * 1024
+_USER = b"user."
+
+
+def is_name(name: bytes) -> bool:
+    """Whether a version can have an attribute of this name."""
+    return len(name) > len(_USER) and name.startswith(_USER) and b"\0" not in name
 
 
 def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
     """The encoding; empty for no attributes. Raises InvalidInput for a name or value that Linux does not take."""
     parts = []
     for name, value in sorted(xattrs.items()):
-        if not 0 < len(name) <= 255 or len(value) > VALUE_MAX:
-            raise InvalidInput("an extended attribute has a name of 1–255 bytes and at most 64 KiB")
+        if not is_name(name) or len(name) > 255 or len(value) > VALUE_MAX:
+            raise InvalidInput("an extended attribute has a name user.… of 6–255 bytes without NUL, and at most 64 KiB")
         parts += [bytes([len(name)]), name, _VALUE_LENGTH.pack(len(value)), value]
     return b"".join(parts)
 
@@ -30,16 +36,18 @@ def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
 def decode_xattrs(raw: bytes) -> dict[bytes, bytes]:
     """The attributes. Raises Corrupt."""
     found: dict[bytes, bytes] = {}
-    at = 0
+    at, last = 0, b""
     try:
         while at < len(raw):
             name = raw[at + 1 : at + 1 + raw[at]]
             at += 1 + len(name)
             (length,) = _VALUE_LENGTH.unpack_from(raw, at)
             at += 4 + length
-            if at > len(raw) or not name:
+            # Attributes outside of user.* would let a tree that somebody else made give root's programs capabilities.
+            if at > len(raw) or length > VALUE_MAX or name <= last or not is_name(name):
                 raise ValueError
             found[name] = raw[at - length : at]
+            last = name
     except (struct.error, ValueError):
         raise Corrupt("extended attributes are damaged") from None
     return found
