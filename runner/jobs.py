@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfsmount.errors import InvalidInput, NotFound
+from pfsmount.errors import Corrupt, InvalidInput, NotFound
 from pfsmount.ids import ObjectId, display
-from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.layout import disk_errors, private
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
 from pfsmount.repo.roots import is_locked
@@ -114,7 +114,12 @@ class JobStore:
 
     def _job(self, name: str, repo: RepoInfo, commit: ObjectId) -> Job:
         ref = self._store.read_commit(commit)
-        phase = Phase(ref.origin["state"])
+        try:
+            phase = Phase(ref.origin["state"])
+            if not isinstance(ref.origin["branch"], str):
+                raise ValueError
+        except (KeyError, ValueError):
+            raise Corrupt(f"the ref of {display(name)} names a commit that is no job's") from None
         if not phase.is_over and not self.is_running(name):
             phase = Phase.INTERRUPTED
         return Job(name, repo, ref, phase)
@@ -191,7 +196,8 @@ class JobDirectory:
         """Replace the progress file; a disk that is full does not end the job."""
         with suppress(OSError):
             temporary = self.path / "progress.new"
-            temporary.write_text(json.dumps(value) + "\n", encoding="ascii")
+            with open(temporary, "w", encoding="ascii", opener=private) as file:
+                file.write(json.dumps(value) + "\n")
             temporary.rename(self.path / "progress")
 
 
@@ -205,7 +211,8 @@ def _open_lock(directory: Path) -> int | None:
 
 def note_mount(directory: Path, place: Path) -> None:
     """Write down where a job has its inputs mounted, so that somebody can clean up after a runner that was killed."""
-    (directory / "mount").write_bytes(os.fsencode(place))
+    with open(directory / "mount", "wb", opener=private) as file:
+        file.write(os.fsencode(place))
 
 
 def unmount_noted(directory: Path) -> None:

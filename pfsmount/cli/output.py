@@ -136,6 +136,14 @@ def errors_told(name: str) -> Iterator[None]:
     except _UsageError as error:
         _print_usage_error(name, error)
         raise SystemExit(EXIT_USAGE) from None
+    except (RecursionError, MemoryError) as error:
+        what = (
+            "directories lie too deep in one another"
+            if isinstance(error, RecursionError)
+            else "there is not enough memory"
+        )
+        print(f"{name}: {what} for this command", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except Exception as error:
         if os.environ.get("PFS_DEBUG"):
             raise

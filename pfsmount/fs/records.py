@@ -106,7 +106,9 @@ def parse_record(raw: bytes) -> MountRecord | None:
     """The record in a file; None when it is none."""
     try:
         value: Any = json.loads(raw)
-        known = {key: of for key, of in value.items() if key in _FIELDS or key in _LATER}  # the daemon may be of a later version
+        known = {
+            key: of for key, of in value.items() if key in _FIELDS or key in _LATER
+        }  # the daemon may be of a later version
         good = all(type(known[key]) in kinds for key, kinds in _FIELDS.items())
         good = good and all(type(known[key]) in kinds for key, kinds in _LATER.items() if key in known)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

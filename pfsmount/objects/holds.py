@@ -39,8 +39,6 @@ from pfsmount.objects.layout import disk_errors
 _DIRECTORY = "holds"
 _LOCK = "lock"
 _IDS = ".ids"
-_BYTES_MAX = 256 << 20
-"""Three million commits."""
 
 
 @dataclass(slots=True)
@@ -232,7 +230,7 @@ def _read(path: Path, held: Held, seen: dict[str, int]) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            size = min(os.fstat(fd).st_size, _BYTES_MAX)
+            size = os.fstat(fd).st_size
             if path.suffix == _IDS:
                 start, end = seen.get(path.name, 0), size - size % ID_BYTES
                 held.ids += os.pread(fd, end - start, start)

@@ -312,7 +312,7 @@ def _join_openers(path: Path) -> int:
 
 def _open_openers(path: Path) -> int:
     try:
-        return os.open(path / "openers", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path / "openers", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         raise Corrupt(
             f"the index '{path}' is missing",

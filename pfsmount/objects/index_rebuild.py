@@ -113,7 +113,7 @@ class ObjectRebuild:
     # Records
 
     def _records(self, kind: SegmentKind, number: int, path: Path) -> SegmentRow:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             advise_sequential(fd)
             size = os.fstat(fd).st_size
@@ -175,7 +175,7 @@ class ObjectRebuild:
 
     def _data(self, number: int, path: Path) -> SegmentRow:
         row = SegmentRow(SegmentKind.DATA, False, 0, 0, bytes(16))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             size = os.fstat(fd).st_size
             places = sorted(self._tables.get(number, _Tables()).places)
@@ -203,7 +203,7 @@ class ObjectRebuild:
             os.close(fd)
 
     def _table(self, meta: int, offset: int) -> TableOfContents:
-        fd = os.open(segment_path(self._directory, meta, SegmentKind.META), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(segment_path(self._directory, meta, SegmentKind.META), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             length = int.from_bytes(os.pread(fd, 4, offset - RECORD_BYTES + 8), "little")
             return TableOfContents.decode(read_range(fd, offset, length, lambda *_: None))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from pfsmount.errors import (
     InvalidInput,
     NoSpace,
     NotAStore,
+    NotPermitted,
     PermissionDenied,
     PfsError,
     StoreTooNew,
@@ -43,6 +45,8 @@ FORMAT = 1
 STORE_FILE = "store.json"
 _STORE_FILE_MAX = 64 * 1024
 _STORE_ID_BYTES = 16
+_PLAIN_FILES = (STORE_FILE, "refs.log", "index/data.mdb", "index/lock.mdb", "cache/data.mdb", "cache/lock.mdb")
+"""Those that are opened by name without a look whether they are symlinks."""
 _NETWORK_KINDS = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "afs", "ceph", "gpfs", "beegfs")
 _DIRECTORIES = ("index", "segments", "worktrees", "jobs", "run", "tmp")
 
@@ -135,6 +139,7 @@ def create_store(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> Stor
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # of two at once, the second finds a store
             _check_is_new(path)
+            os.fchmod(fd, 0o700)  # it may have been there
             refuse_bad_place(path)
             _fill(path, settings)
             for parent in path.absolute().parents:  # its own name, and what was made above it
@@ -183,7 +188,7 @@ def _write_store_file(info: StoreInfo) -> None:
         "kind": "pfs store",
     }
     temporary = info.path / "tmp" / STORE_FILE
-    with open(temporary, "w", encoding="ascii") as file:
+    with open(temporary, "w", encoding="ascii", opener=private) as file:
         file.write(json.dumps(line, sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -191,11 +196,40 @@ def _write_store_file(info: StoreInfo) -> None:
     fsync_directory(info.path)
 
 
+def _check_owner(path: Path) -> None:
+    """Refuse what somebody else can put files and links into, or symlinks where files must be. Raises NotPermitted, Corrupt, OSError.
+
+    Whoever can change a store decides what is written where by those who use it (docs/decisions/010-whose-store-it-is.md).
+    """
+    info, user = os.stat(path), os.geteuid()
+    if info.st_uid not in (user, 0):
+        raise NotPermitted(
+            f"the store at {path} belongs to user {info.st_uid}, not to {user}: using it would let them decide what is written in your name",
+            hint=f"use it as that user (sudo -u '#{info.st_uid}' …), or, if you know all that is in it, make it yours: chown -R",
+        )
+    if info.st_mode & stat.S_IWOTH:
+        raise NotPermitted(
+            f"everybody can write to the directory of the store at {path}",
+            hint=f"'chmod go-rwx {path}', and 'pfs fsck' if somebody may have done so",
+        )
+    for name in _PLAIN_FILES:
+        if os.path.islink(path / name):
+            raise Corrupt(
+                f"'{path / name}' is a symlink, which no store has", hint="look where it leads before anything else"
+            )
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what it makes is its owner's only, whatever the umask."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def read_store_info(path: Path) -> StoreInfo:
-    """Read and check `store.json`. Raises NotAStore, StoreTooNew, Corrupt, PermissionDenied."""
+    """Read and check `store.json`, and to whom the store belongs. Raises NotAStore, StoreTooNew, Corrupt, PermissionDenied, NotPermitted."""
     try:
         with open(path / STORE_FILE, encoding="ascii") as file:
             text = file.read(_STORE_FILE_MAX)
+        _check_owner(path)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             raise NotAStore(f"there is no store at {path}", hint="make one with 'pfs init'") from None

@@ -202,7 +202,7 @@ class ObjectLook:
 
     def _open(self, segment: Segment) -> int:
         try:
-            return os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._path(segment), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             if segment.number not in self.damage.short and not self._fresh_row_is_other(segment):
                 self._found(

@@ -19,6 +19,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from errno import ELOOP
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -335,6 +336,8 @@ class PieceColumns(NamedTuple):
         width = _TOC_ENTRY.size
         ids = [ObjectId(raw[at : at + ID_BYTES]) for at in range(_TOC.size, len(raw), width)]
         *offsets, end = accumulate(((length + BLOCK - 1) & -BLOCK for length in lengths), initial=start)
+        if end > SEGMENT_BLOCKS_MAX * BLOCK:
+            raise Corrupt("a table of contents is damaged")
         return cls(segment, start, ids, lengths, offsets, end, (before_segment, before_offset))
 
     def rows(self) -> list[bytes]:
@@ -393,9 +396,13 @@ class SegmentReader:
         self.number = number
         self.fd = -1
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFound(f"the segment {path.name} is missing from the store", hint=FSCK_HINT) from None
+        except OSError as error:
+            if error.errno != ELOOP:
+                raise
+            raise Corrupt(f"the segment {path.name} is a symlink, which no store has", hint=FSCK_HINT) from None
 
     def __del__(self) -> None:
         if self.fd >= 0:

@@ -45,7 +45,7 @@ class SegmentWriter:
     def __init__(self, path: Path, number: int, row: SegmentRow, store_id: bytes) -> None:
         """Raises BlockingIOError when another process writes to it, or it is still a file of a worktree too, OSError."""
         self.number, self.row = number, row
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             info = os.fstat(self._fd)

@@ -23,6 +23,7 @@ from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import SIZE_MAX, XATTRS_INLINE_MAX, Entry, Kind
 
 _VERSION = 1
+_SOURCE = ("name", "repo", "branch", "glob")
 _NS = 1_000_000_000
 _U32_MAX, _I64_MAX = (1 << 32) - 1, (1 << 63) - 1
 
@@ -147,7 +148,7 @@ def decode_commit(raw: bytes) -> Commit:
         if value["v"] != _VERSION:
             raise Corrupt(f"a commit has version {value['v']}, which this pfs does not know")
         jump, origin, provenance = value["jump"], value["origin"], value["provenance"]
-        if not isinstance(origin, dict) or not isinstance(provenance, dict | None):
+        if not isinstance(origin, dict) or not (provenance is None or _is_provenance(provenance)):
             raise ValueError
         if not isinstance(value["message"], str) or not isinstance(value["author"], str):
             raise ValueError
@@ -167,13 +168,30 @@ def decode_commit(raw: bytes) -> Commit:
         raise Corrupt("a commit is damaged") from None
 
 
+def _is_provenance(value: Any) -> bool:
+    """Whether what a commit says of a job has what everybody reads of it. Raises KeyError, TypeError, ValueError, AttributeError for some that has not."""
+    spec, code = value.get("spec") or {"inputs": []}, value.get("code") or {}
+    texts = [value["job"], *value.get("command", ()), *(code[key] for key in ("executor", "program") if key in code)]
+    for source in value["inputs"]:
+        _id(source["commit"])
+        texts += [of for key, of in source.items() if key in _SOURCE]
+    for source in spec.get("inputs", ()):
+        texts += [source[key] for key in _SOURCE]
+    if "output" in spec:
+        texts += [spec["output"]["repo"], spec["output"]["branch"]]
+    if value.get("record") is not None:
+        parse_root(value["record"])
+    return all(isinstance(text, str) for text in texts) and isinstance(value["inputs"], list)
+
+
 def load_commit(objects: Reader, id: ObjectId) -> Commit:
     """Read, verify and decode a commit, or take it from the cache. Raises NotFound, Corrupt."""
     commit = objects.decoded.get(id)
     if commit is None:
         commit = decode_commit(objects.get(id))
         objects.decoded.put(id, commit)
-    assert isinstance(commit, Commit)
+    if not isinstance(commit, Commit):
+        raise Corrupt(f"{id.hex()} is no commit, where one should be")
     return commit
 
 
@@ -200,8 +218,10 @@ def ancestor_at(objects: Reader, commit: Commit, height: int) -> Commit:
         jump = None if commit.jump is None else load_commit(objects, commit.jump)
         if jump is not None and jump.height >= height:
             commit = jump
-        else:
+        elif commit.parents:
             commit = load_commit(objects, commit.parents[0])
+        else:
+            raise Corrupt(f"the commit {commit.id.hex()[:12]} says that {commit.height} are before it, and names none")
     return commit
 
 

@@ -40,7 +40,7 @@ from typing import Any
 from pfsmount.errors import Corrupt, InvalidInput, NoSpace, PfsError
 from pfsmount.ids import ObjectId, parse_object_id
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.layout import disk_errors, error_for, fsync_directory
+from pfsmount.objects.layout import disk_errors, error_for, fsync_directory, private
 from pfsmount.tree.entry import Entry, decode_entry
 
 ROOT_NUMBER = 1
@@ -122,7 +122,7 @@ class JournalReader:
         self.offset = 0
         """Where the last valid line read ends."""
         self.digits = b""
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def records(self) -> Iterator[Record]:
         """The lines from where reading stopped up to the last valid one."""
@@ -197,7 +197,7 @@ class Journal:
     def create(cls, path: Path, base: ObjectId | None) -> Journal:
         """A new journal on top of a commit, in place of what may be at `path`. Raises NoSpace, PermissionDenied."""
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise error_for(error, "starting the journal of a worktree") from error
         journal = cls(path, fd, 0, b"")
@@ -215,10 +215,10 @@ class Journal:
         """Go on where `reader` stopped; what a power cut tore is cut off and kept at `torn_path`. The caller knows that it is torn, not
         damaged. Raises NoSpace, PermissionDenied."""
         with disk_errors("opening the journal of a worktree"):
-            fd = os.open(reader.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(reader.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if reader.torn_bytes():
-                    with torn_path(reader.path).open("ab") as kept:
+                    with open(torn_path(reader.path), "ab", opener=private) as kept:
                         kept.writelines(reader.torn())
                         kept.flush()
                         os.fsync(kept.fileno())

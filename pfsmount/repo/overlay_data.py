@@ -46,12 +46,12 @@ class DataFiles:
     def _at(self) -> int:
         if self._directory < 0:
             self.path.mkdir(mode=0o700, exist_ok=True)
-            self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return self._directory
 
     def create(self, number: int) -> int:
         """A new empty file; returns its descriptor. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(str(number), flags, 0o600, dir_fd=self._at())
         except FileExistsError:  # left by a crash between this file and its journal line
@@ -68,11 +68,11 @@ class DataFiles:
             self._open.move_to_end(number)
             return fd
         try:
-            fd = os.open(str(number), os.O_RDWR | os.O_CLOEXEC, dir_fd=self._at())
+            fd = os.open(str(number), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._at())
         except FileNotFoundError:
             raise Stale("the changes that the file was part of are committed or gone") from None
         except PermissionError:  # a read-only look at another's worktree
-            fd = os.open(str(number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._at())
+            fd = os.open(str(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._at())
         self._remember(number, fd)
         return fd
 
@@ -245,7 +245,7 @@ class DataFiles:
                 return
             for number, count in todo:
                 with suppress(FileNotFoundError):
-                    fd = os.open(self.path / str(number), os.O_RDONLY | os.O_CLOEXEC)
+                    fd = os.open(self.path / str(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                     try:
                         self.sync(fd)
                     finally:

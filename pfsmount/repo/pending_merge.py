@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import ObjectId, RepoPath, parse_object_id, parse_path, path_bytes
-from pfsmount.objects.layout import disk_errors, fsync_directory
+from pfsmount.objects.layout import disk_errors, fsync_directory, private
 from pfsmount.repo.conflicts import fingerprint
 from pfsmount.repo.journal import decode_line, encode_line, name_bytes, name_text
 from pfsmount.repo.store import Store
@@ -119,7 +119,7 @@ def write_pending(store: Store, repo: str, branch: str, pending: PendingMerge) -
     with disk_errors("recording a merge"):
         _make(directory)
         beside = directory / f"{_FILE}.new"
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=private) as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -120,11 +120,13 @@ def _datum(store: Store, commit: Commit, record: Entry, key: str, depth: int) ->
     if entry is None:
         raise Corrupt(f"the job record of commit {commit.id.hex()[:12]} has no datum {key[:12]}")
     raw = load_xattrs(store.objects, entry).get(DATUM_XATTR, b"{}")
-    info = DatumInfo(key, json.loads(raw))
-    sources = {source["name"]: source for source in (commit.provenance or {})["inputs"]}
-    for used in info.meta.get("inputs", ()):
-        source = sources[used["name"]]
-        info.inputs.append(_input(store, source, parse_path(used["path"]), depth))
+    try:
+        info = DatumInfo(key, json.loads(raw))
+        sources = {source["name"]: source for source in (commit.provenance or {})["inputs"]}
+        used = [(sources[one["name"]], parse_path(one["path"])) for one in info.meta.get("inputs", ())]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Corrupt(f"the record of datum {key[:12]} is damaged") from None
+    info.inputs += [_input(store, source, path, depth) for source, path in used]
     return info
 
 

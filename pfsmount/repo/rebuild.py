@@ -27,7 +27,7 @@ from pfsmount.objects.index import Index, Table, exclusive_index
 from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.index_rebuild import ObjectRebuild
 from pfsmount.objects.invariants import Damage
-from pfsmount.objects.layout import disk_errors, fsync_directory, read_store_info
+from pfsmount.objects.layout import disk_errors, fsync_directory, private, read_store_info
 from pfsmount.objects.object_look import ProgressBar
 from pfsmount.objects.segment import SegmentRow
 from pfsmount.objects.store import ObjectStore
@@ -255,7 +255,7 @@ class _Rebuild:
     def _write_log(self, path: Path) -> None:
         """A refs.log that is whole again, in the place of the damaged one, which is kept."""
         beside = path.with_name("refs.log.new")
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=private) as file:
             start = b""
             while True:
                 with self._objects.index.read() as txn:
@@ -266,7 +266,6 @@ class _Rebuild:
                 start = rows[-1][0] + b"\0"
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o600)
         if path.exists():
             kept = _free_name(path.parent, "refs.log.damaged")
             os.link(path, kept)

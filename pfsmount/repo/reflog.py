@@ -102,7 +102,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 def last_number(path: Path) -> int:
     """Number of the last whole line; 0 when there is none or no file. Raises OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
     try:
@@ -113,7 +113,7 @@ def last_number(path: Path) -> int:
 
 def append_missing(index: Index, path: Path) -> None:
     """Bring the file up to the index and make it durable. Raises OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         last, end, size = _last_line(fd)

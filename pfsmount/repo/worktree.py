@@ -338,7 +338,7 @@ class Worktree(WorktreeLook):
                     fsync_directory(self.path.parent)
                     fsync_directory(self.path.parent.parent)
                 with suppress(FileNotFoundError):  # the branch is being deleted
-                    fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                     try:
                         if not _try_lock(fd):
                             return False
@@ -762,7 +762,7 @@ def _try_lock(fd: int) -> bool:
 def owner_of(path: Path) -> dict[str, Any] | None:
     """Who holds the lock of the worktree at `path`, as it said of itself; None for nobody."""
     try:
-        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:

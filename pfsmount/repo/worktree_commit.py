@@ -251,7 +251,7 @@ class WorktreeCommit(WorktreeTurn):
         if not planned.number:
             return (EMPTY_FILE_ID, 0) if old is None else (old.id, old.size)
         try:
-            fd = os.open(self.data.path / str(planned.number), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.data.path / str(planned.number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise error_for(error, "reading a changed file") from error
         try:

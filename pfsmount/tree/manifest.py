@@ -139,7 +139,8 @@ def load_manifest(objects: Reader, id: ObjectId) -> Manifest:
     if manifest is None:
         manifest = Manifest.decode(objects.get(id))
         objects.decoded.put(id, manifest)
-    assert isinstance(manifest, Manifest)
+    if not isinstance(manifest, Manifest):
+        raise Corrupt(f"{id.hex()} is no manifest, where one should be")
     return manifest
 
 

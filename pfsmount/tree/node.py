@@ -290,7 +290,8 @@ def load_node(objects: Reader, id: ObjectId) -> Node:
     if node is None:
         node = Node(objects.get(id))
         objects.decoded.put(id, node)
-    assert isinstance(node, Node)
+    if not isinstance(node, Node):
+        raise Corrupt(f"{id.hex()} is no directory, where one should be")
     return node
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from pfsmount.cli.times import parse_time
 from pfsmount.errors import Corrupt, InvalidInput, NotAStore, PfsError, StoreTooNew
 from pfsmount.fs.answers import answer_of, status_of
+from pfsmount.fs.options import parse_options
 from pfsmount.fs.records import parse_record
 from pfsmount.fs.server import request_of
 from pfsmount.ids import EntryName, ObjectId, parse_entry_name, parse_object_id, parse_path
@@ -26,6 +27,7 @@ from pfsmount.objects.layout import read_store_info
 from pfsmount.objects.object_look import decode_location, decode_tombstone
 from pfsmount.objects.segment import (
     Location,
+    PieceColumns,
     RecordKind,
     SegmentKind,
     SegmentRow,
@@ -36,6 +38,7 @@ from pfsmount.objects.segment import (
     encode_footer,
     encode_header,
     encode_record,
+    read_footer,
     scan_records,
 )
 from pfsmount.objects.segment_scan import scan_segment
@@ -401,6 +404,15 @@ DECODERS = (
         on_descriptor(decode_seal),
         [bytes(4096) + encode_footer(TOC.encode(), 4096, b"i" * 16)],
     ),
+    Decoder(
+        "pfsmount.objects.segment:PieceColumns.decode", lambda data: PieceColumns.decode(data).rows(), [TOC.encode()]
+    ),
+    Decoder(
+        "pfsmount.objects.segment:read_footer",
+        on_descriptor(read_footer),
+        [bytes(4096) + encode_footer(TOC.encode(), 4096, b"i" * 16)],
+        (),
+    ),
     Decoder("pfsmount.objects.object_look:decode_tombstone", decode_tombstone, [bytes(range(40))], ()),
     Decoder(
         "pfsmount.objects.layout:read_store_info",
@@ -520,6 +532,7 @@ DECODERS = (
         _BAD,
         canonical=lambda id: bytes(id.hex(), "ascii"),
     ),
+    Decoder("pfsmount.fs.options:parse_options", text(lambda it: parse_options([it])), [b"ro,allow_other"], _BAD),
     Decoder("pfsmount.ids:parse_entry_name", parse_entry_name, [b"name"], _BAD, canonical=bytes),
     Decoder("pfsmount.ids:parse_path", parse_path, [b"/a/b/c"], _BAD),
     Decoder(

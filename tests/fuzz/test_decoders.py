@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.fuzz.decoders import DECODERS, NOT_DECODERS, Decoder
 from tests.fuzz.mutation import mutate, mutate_json
 
-SHORT_S = 0.15
+SHORT_S = 0.1
 LONG_S = 8.0
 ROOM = 512 << 20
 """Bytes of address space that a decoder may take beyond what the process has: a made-up length asks for more."""
