@@ -222,14 +222,20 @@ class WorktreeLook(WorktreeRebase):
         return sorted(found)
 
     def count_changes(self) -> int:
-        """How many names the journal speaks of: about how much is uncommitted, without comparing anything."""
+        """How many names the journal changes: about how much is uncommitted, without comparing anything."""
         count = 0
         stack = [self.root]
         while stack:
             change = stack.pop().change
-            if change is not None:
-                count += len(change.hidden.union(change.names))
-                stack.extend(node for node in change.names.values() if node.kind is NodeKind.DIRECTORY)
+            if change is None:
+                continue
+            count += len(change.hidden.union(change.names))
+            for node in change.names.values():
+                if node.kind is NodeKind.DIRECTORY:
+                    stack.append(node)
+                    own = node.change
+                    # a directory that is only on the way to what is changed
+                    count -= own is not None and own.in_place and not own.touched & ~Touched.TIME
         return count
 
     @property

@@ -102,6 +102,35 @@ def test_mount_as_an_ordinary_user(home: Path) -> None:
     assert lines[-1].split()[0] == "M"
 
 
+def test_one_version_as_an_ordinary_user(home: Path) -> None:
+    """The options that fusermount3 passes on, who files are shown to belong to, and the ways to end it, also a stopped daemon."""
+    done = sandbox(
+        """
+        set -e
+        pfs init && pfs repo create images && mkdir -p $HOME/in/dir $HOME/one && echo '#!/bin/sh' > $HOME/in/dir/tool && chmod 755 $HOME/in/dir/tool
+        pfs put $HOME/in images@master:/ && pfs begin images@master mine
+        pfs mount images@master+mine:/dir $HOME/one -o noexec,gid=1234,umask=027,fsname=photos
+        stat -c '%u %g %a' $HOME/one/tool
+        grep -c "^photos $HOME/one fuse.pfs .*noexec" /proc/mounts
+        ! $HOME/one/tool 2>/dev/null
+        echo more > $HOME/one/more
+        pfs mounts
+        fusermount3 -u $HOME/one
+        while pfs mounts | grep -q one; do :; done
+        pfs commit images@master+mine -m m && pfs ls images@master:/dir
+        pfs mount images@master~1 $HOME/one && ! touch $HOME/one/x 2>/dev/null
+        kill -STOP $(pfs mounts --json | grep -o '"pid": [0-9]*' | cut -d' ' -f2)
+        pfs umount --force $HOME/one && pfs mounts
+        """,
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert {f"{NOBODY} 1234 750", "1", "more", "tool", "not mounted anywhere"} <= set(lines)
+    assert any("images@master+mine:/dir" in line and "1 change, 5 B" in line for line in lines)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_default_mount_point_goes_as_it_came(home: Path) -> None:
     """What pfs made it takes away again, also where a mount fails or its daemon is told to end; a directory that was there stays."""
     done = sandbox(

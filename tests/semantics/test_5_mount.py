@@ -351,8 +351,13 @@ def test_facts_as_attributes(mounted: Scene) -> None:
     assert os.listxattr(mounted.master / "new") == []
     sh("cp -a dir copied && cp -a --preserve=xattr dir/file copied/again", mounted.master)
     sh(f"cp -a {mounted.master}/dir out && cp -a --preserve=xattr out {mounted.master}/back", mounted.root)
+    copies = ["dir/file", "copied/file", "copied/again", "back/file"]
+    if shutil.which("rsync"):
+        sh("rsync -aX dir/ synced/", mounted.master)
+        copies.append("synced/file")
+    sh("tar --xattrs -cf ../../t.tar dir && mkdir packed && tar --xattrs -C packed -xf ../../t.tar", mounted.master)
     mounted.pfs("commit", "images@master", "-m", "copies")
-    for place in ("dir/file", "copied/file", "copied/again", "back/file"):
+    for place in [*copies, "packed/dir/file"]:
         names = set(os.listxattr(mounted.master / place))
         assert names == {"user.mine", "user.pfs.commit", "user.pfs.id", "user.pfs.size"}
     assert "nothing changed" in mounted.pfs("put", mounted.root / "out", "images@master:/dir")
