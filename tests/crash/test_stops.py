@@ -273,8 +273,8 @@ def write_with_faults(world: World, at: int, error: int, options: int) -> str:
     assert "uncommitted" not in again.stdout
     for name, data in contents.items():
         assert (top / name).read_bytes() == data
-    run_command("pfsmount.cli.app", world.store, "umount", world.point)
-    world.clean_up()
+    ended = run_command("pfsmount.cli.app", world.store, "umount", world.point)
+    assert ended.returncode == 0, ended.stderr
     with Store.open(world.store) as store:
         head = store.head("images", "master")
         assert head is not None
@@ -295,13 +295,13 @@ def mount_with_faults(world: World, tell: Tell, tries: Sequence[tuple[int, tuple
         world.copy_from(kept)
         try:
             tried.append(write_with_faults(world, at, error, options))
+            report = in_child(partial(check_stopped, world.store, {}, (shape_at(world.store),)))
+            assert report is None, report
         except BaseException as problem:
             problem.add_note(f"step {at}, {error_name(error)}, options {options}: {world.zygote.steps()}")
             raise
         finally:
             world.clean_up()
-        report = in_child(partial(check_stopped, world.store, {}, (shape_at(world.store),)))
-        assert report is None, report
     tell(
         "faults",
         "a mount",

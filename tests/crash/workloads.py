@@ -174,7 +174,7 @@ try:
     with Store.open(Path(os.environ["PFS_STORE"]), StoreSettings(adopt_bytes=20_000), author="tester@here") as store:
         with Worktree.open(store, "images", "master", own=True) as worktree:
             worktree.commit("adopted")
-except PfsError as error:
+except (PfsError, OSError) as error:  # as the command line does
     print(f"pfs: {error}", file=sys.stderr)
     sys.exit(1)
 """
