@@ -6,8 +6,10 @@ A new public function named `decode…`, `read_…`, `parse_…` (or with `scan`
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,6 +93,7 @@ class Decoder:
 def in_file(use: Callable[[Path], object]) -> Callable[[bytes], object]:
     """A decoder of a file."""
     path = Path(tempfile.mkdtemp(prefix="pfs-fuzz-")) / "file"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
