@@ -24,6 +24,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.repo import fsck
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.overlay_nodes import NodeKind
+from pfsmount.repo.private_worktrees import begin, end
 from pfsmount.repo.reflog import read_log
 from pfsmount.repo.refs import RefKind
 from pfsmount.repo.store import Store
@@ -213,7 +214,8 @@ def _check_files(store: Store, files: Mapping[str, Content]) -> None:
         places.setdefault(place, {})[path] = data
     for place, expected in places.items():
         repo, _, branch = place.partition("@")
-        with Worktree.open(store, repo, branch) as worktree:
+        branch, _, private = branch.partition("+")
+        with Worktree.open(store, repo, branch, private) as worktree:
             for path, data in expected.items():
                 node = worktree.find(tuple(EntryName(os.fsencode(part)) for part in path.split("/")))
                 if data is None:
@@ -239,6 +241,13 @@ def _go_on(store: Store) -> None:
                     node = worktree.make(worktree.root, b"after-work", NodeKind.FILE, mode=0o644, uid=0, gid=0)
                     worktree.write(node, 0, b"work")
                 assert worktree.commit("what the crash left").commit is not None
+        for branch, name in store.worktrees(repo.name):
+            with Worktree.open(store, repo.name, branch, name, own=True) as worktree:
+                worktree.commit("what the crash left of a private one")
+            assert end(store, repo.name, branch, name)
+            begin(store, repo.name, branch, name)
+            with Worktree.open(store, repo.name, branch, name) as worktree:
+                assert not worktree.status().changes, "what ended has come back"
     if not store.repos():
         store.create_repo("after")
     repo = store.repos()[0]

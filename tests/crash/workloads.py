@@ -111,6 +111,37 @@ told()
 """
 )
 
+PRIVATE = (
+    "from pfsmount.repo.private_worktrees import begin, end\n"
+    + WORKTREE.replace(
+        'worktree = Worktree.open(store, "images", "master", own=True)',
+        'begin(store, "images", "master", "mine")\nworktree = Worktree.open(store, "images", "master", "mine", own=True)',
+    ).replace("images@master:", "images@master+mine:")
+    + """
+told()
+write("new", b"n" * 5000)
+write("old", b"rewritten" * 300)
+synced(new=b"n" * 5000, old=b"rewritten" * 300)
+worktree.commit("mine")
+told()
+write("dropped", b"d")
+synced(dropped=b"d")
+touched.add("images@master+mine:dropped")
+worktree.discard()
+told()
+worktree.close()
+touched.update(["images@master+mine:new", "images@master+mine:old"])
+assert end(store, "images", "master", "mine")
+told()
+begin(store, "images", "master", "mine")
+worktree = Worktree.open(store, "images", "master", "mine", own=True)
+assert worktree.find((b"dropped",)) is None
+write("again", b"a" * 3000)
+synced(again=b"a" * 3000)
+worktree.close()
+"""
+)
+
 DIRT = (
     WORKTREE
     + """
@@ -393,6 +424,7 @@ WORKLOADS = (
         ),
     ),
     Workload("worktree", FILLED, (("python", WORK, "{log}"),), per_step=1),
+    Workload("private", FILLED, (("python", PRIVATE, "{log}"),), per_step=1),
     Workload("adopt", FILLED, (("python", ADOPT, "{log}"),), per_step=1),
     Workload("seals", IMAGES, (("python", SEALS, "{log}"),), per_step=1),
 )

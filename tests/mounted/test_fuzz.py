@@ -137,7 +137,9 @@ def test_odd_names_and_control_files(mount: Mount, seed: int | None, rounds: int
     mount.commit()
     mount.pfs("begin", "images@master", "private")
     root = os.fsencode(mount.point)
-    names = [os.fsencode(name)[:300].replace(b"/", b"") or b"x" for name in ODD + WRONG_REVISIONS]
+    names = [
+        os.fsencode(name)[:300].replace(b"/", b"") or b"x" for name in ODD + WRONG_REVISIONS if name not in (".", "..")
+    ]
     names += [
         b"images@master~0",
         b"images@master.1",
