@@ -19,7 +19,7 @@ from pfsmount.repo.overlay import ROOT_INO
 from pfsmount.repo.overlay_data import write_all
 from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, State, path_of
 from pfsmount.repo.worktree import Worktree
-from pfsmount.repo.worktree_files import Frozen
+from pfsmount.repo.worktree_files import Frozen, wrote_in_part
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
 from pfsmount.tree.content import Content
 from pfsmount.tree.entry import Entry
@@ -369,7 +369,9 @@ class WorktreeWrite(_InFlight):
         self._start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            wrote_in_part(self._data, self._offset)
         self._branch.worktree.data.unpin(self._change.number)
         self._end()
 

@@ -75,9 +75,9 @@ class Hasher(Protocol):
     def copy(self) -> Hasher: ...
 
 
-def file_hasher() -> Hasher:
-    """A streaming hasher for a file's id; uses all cores on large updates."""
-    if _threads.lost:
+def file_hasher(*, aside: bool = False) -> Hasher:
+    """A streaming hasher for a file's id; uses all cores on large updates, unless it works `aside` of something more urgent."""
+    if aside or _threads.lost:
         return blake3()
     _threads.started = True
     return blake3(max_threads=blake3.AUTO)

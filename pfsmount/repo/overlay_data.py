@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pfsmount.objects.layout import fsync_directory
+from pfsmount.repo.ahead import FileAhead, Follower
 from pfsmount.repo.overlay_nodes import FileStat, Stale
 
 _OPEN_MAX = 1024
@@ -40,6 +41,7 @@ class DataFiles:
         self._unsynced_count = 0
         self._unsynced_lock = threading.Lock()
         self._trash: list[int] = []
+        self._follower = Follower()
         self.sync_failed = False
         """An fsync failed once. The kernel reports a lost page once only, so no other fsync here says that a file is on the disk."""
 
@@ -196,6 +198,11 @@ class DataFiles:
             self.sync_failed = True
             raise
 
+    def follow(self, number: int, ahead: FileAhead) -> None:
+        """Let a file that grows be hashed and go to the disk. Does not wait. No error: the commit can do without."""
+        with suppress(OSError, RuntimeError):
+            self._follower.follow(ahead, self.fd(number))
+
     def links(self, number: int) -> int:
         """How many names a file has. Raises OSError."""
         return os.stat(str(number), dir_fd=self._at()).st_nlink
@@ -256,6 +263,7 @@ class DataFiles:
 
     def close(self) -> None:
         """Close all descriptors, pinned ones when they are unpinned; any number of times."""
+        self._follower.close()
         if self._trash:
             self.empty_trash()
         while self._open:

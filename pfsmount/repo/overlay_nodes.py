@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pfsmount.errors import AlreadyExists, InvalidInput, NotFound, NotPermitted, PfsError
+from pfsmount.repo.ahead import FileAhead
 from pfsmount.tree.entry import Entry, Kind
 
 
@@ -159,7 +160,7 @@ class FileStat(NamedTuple):
 class FileData:
     """That a file's bytes are in `data/<number>`: all of them, or `extents` and everything from `base_size` on."""
 
-    __slots__ = ("base_size", "extents", "stat")
+    __slots__ = ("ahead", "base_size", "extents", "stat")
 
     def __init__(self, base_size: int | None = None) -> None:
         self.extents = None if base_size is None else Extents()
@@ -168,6 +169,8 @@ class FileData:
         """So many bytes of the entry's content still show where no extent is."""
         self.stat: FileStat | None = None
         """Of the data file, until the next write to it."""
+        self.ahead: FileAhead | None = None
+        """What is done for its commit already."""
 
 
 class Change:

@@ -22,6 +22,7 @@ from pfsmount.errors import NotFound
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import Batch
+from pfsmount.repo.ahead import FileAhead
 from pfsmount.repo.overlay_nodes import Node, NodeKind, State, Touched
 from pfsmount.repo.worktree_replay import DirectoryState, NextState
 from pfsmount.repo.worktree_turn import WorktreeTurn
@@ -53,6 +54,8 @@ class PlannedFile:
     """Of a new file: the directory in the base, and its name there, which an earlier version may have."""
     whole: int = 0
     """Bytes of a data file that has the whole content."""
+    ahead: FileAhead | None = None
+    """What was done for it while it was written."""
     adopted: bool = False
     """The data file is to be a segment as it is: it stays frozen until the commit is made or given up."""
     entry: Entry | None = None
@@ -185,7 +188,7 @@ class WorktreeCommit(WorktreeTurn):
         if data is not None:
             stat = self.stat_data(change)
             planned.number, planned.mtime_ns = change.number, stat.mtime_ns
-            planned.whole = stat.size if data.extents is None else 0
+            planned.whole, planned.ahead = stat.size if data.extents is None else 0, data.ahead
             if data.extents is not None:
                 extents = [*data.extents]
                 if stat.size > data.base_size:
@@ -257,7 +260,8 @@ class WorktreeCommit(WorktreeTurn):
         try:
             if self._may_be_adopted(planned):
                 path, previous = self.data.path / str(planned.number), _previous(planned, batch, fd)
-                id, size, planned.adopted = adopt_fd(batch, fd, path, previous=previous)
+                start = None if planned.ahead is None else planned.ahead.hashed()
+                id, size, planned.adopted = adopt_fd(batch, fd, path, previous=previous, start=start)
                 return id, size
             if planned.overlay is None:
                 return ingest_fd(batch, fd, previous=_previous(planned, batch, fd))

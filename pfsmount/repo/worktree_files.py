@@ -13,6 +13,7 @@ from pfsmount.config import MIB
 from pfsmount.errors import InvalidInput, IsADirectory
 from pfsmount.objects.layout import error_for
 from pfsmount.objects.store import ObjectStore
+from pfsmount.repo.ahead import FileAhead
 from pfsmount.repo.journal import Record, name_text, value_text
 from pfsmount.repo.overlay import NowaitReader, WouldBlock, now_ns
 from pfsmount.repo.overlay_data import read_all, read_nowait, write_all
@@ -231,7 +232,11 @@ class WorktreeFiles(WorktreeNames):
         data = self.file_data(node)
         change = node.change
         assert change is not None
-        count = write_all(self.data.fd(change.number), buffer, offset)
+        try:
+            count = write_all(self.data.fd(change.number), buffer, offset)
+        except OSError:
+            wrote_in_part(data, offset)
+            raise
         self.wrote(node, change, data, offset, count, keep_setid=keep_setid)
         return count
 
@@ -243,6 +248,7 @@ class WorktreeFiles(WorktreeNames):
         self.tick += 1
         change.version = self.tick
         change.ctime_ns = now_ns()
+        self._look_ahead(change, data, offset, offset + count)  # first: what follows may fail
         if data.extents is not None and offset < data.base_size:
             end = min(offset + count, data.base_size)
             if not data.extents.covers(offset, end):
@@ -250,6 +256,13 @@ class WorktreeFiles(WorktreeNames):
                 data.extents.add(offset, end)
         if not keep_setid and change.mode & _SETID:
             self._drop_setid(node, change)
+
+    def _look_ahead(self, change: Change, data: FileData, start: int, end: int) -> None:
+        """Bytes were written that a commit may find done already."""
+        if data.ahead is None and data.extents is None and end >= self.objects.settings.adopt_bytes:
+            data.ahead = FileAhead()
+        if data.ahead is not None and data.ahead.wrote(start, end):
+            self.data.follow(change.number, data.ahead)
 
     def _drop_setid(self, node: Node, change: Change) -> None:
         mode = _without_setid(change.mode)
@@ -272,6 +285,8 @@ class WorktreeFiles(WorktreeNames):
         data.stat = None
         self.touch(node, now_ns())
         self.data.truncate(change.number, size)
+        if data.ahead is not None:
+            data.ahead.resized(size)
         if not keep_setid and change.mode & _SETID:
             self._drop_setid(node, change)
 
@@ -367,6 +382,12 @@ class Reading:
         part = read_all(self._fd, start, end - start)
         # a writer may have cut the file short meanwhile; only the last part may then be shorter
         return part if len(self._spans) == 1 else part.ljust(end - start, b"\0")
+
+
+def wrote_in_part(data: FileData, offset: int) -> None:
+    """A write failed, and perhaps some of it was done."""
+    if data.ahead is not None:
+        data.ahead.wrote_in_part(offset)
 
 
 def _spans(data: FileData, start: int, end: int) -> list[tuple[bool, int, int]]:

@@ -7,14 +7,16 @@ stored as any other. Else it becomes a segment as it is (`objects.adoption`), af
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.adoption import Piece
-from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.hashing import Hasher, hash_bytes
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.parts import Part
 from pfsmount.objects.segment import BLOCK
@@ -28,25 +30,52 @@ _SHARED_MAX = 8
 """One part in so many may be in the store already: it then takes its space twice, until gc gives back what is in the file."""
 
 
-def adopt_fd(batch: Batch, fd: int, path: Path, *, previous: ObjectId | None) -> tuple[ObjectId, int, bool]:
+class HashedStart(NamedTuple):
+    """What is known of the first bytes of a file: the ids of its pieces of 4 MiB, and the hash of all of them together so far."""
+
+    ids: tuple[ObjectId, ...]
+    hasher: Hasher
+
+
+def adopt_fd(
+    batch: Batch, fd: int, path: Path, *, previous: ObjectId | None, start: HashedStart | None = None
+) -> tuple[ObjectId, int, bool]:
     """Add the file that is open at `fd`, whose name is `path` and which does not change meanwhile.
 
     Returns id, size in bytes, and whether the file itself is on its way to being a segment, so that it must not change any more (see `Batch.adopt`).
     Raises NoSpace, OSError (reading).
     """
-    with FileHash() as hash, ThreadPoolExecutor(1, "file sync") as syncer:
-        ingest = _Adopting(batch, fd, path, previous, hash, syncer)
+    source = DescriptorSource(fd)
+    if start is not None and (previous is not None or _has_hole(source, len(start.ids) * PIECE_MAX)):
+        start = None  # it is cut elsewhere
+    hash = FileHash() if start is None else FileHash(start.hasher)
+    with hash, ThreadPoolExecutor(1, "file sync") as syncer:
+        ingest = _Adopting(batch, source, fd, path, previous, hash, syncer)
+        if start is not None:
+            ingest.go_on_from(start.ids)
         id, size = ingest.run()
         return id, size, ingest.is_adopted
+
+
+def _has_hole(source: DescriptorSource, end: int) -> bool:
+    hole = source.next_hole(0)
+    return hole is not None and hole[0] < end
 
 
 class _Adopting(Ingest):
     """As any ingest, but pieces that are new wait until all is read."""
 
     def __init__(
-        self, batch: Batch, fd: int, path: Path, previous: ObjectId | None, hash: FileHash, syncer: ThreadPoolExecutor
+        self,
+        batch: Batch,
+        source: DescriptorSource,
+        fd: int,
+        path: Path,
+        previous: ObjectId | None,
+        hash: FileHash,
+        syncer: ThreadPoolExecutor,
     ) -> None:
-        super().__init__(batch, DescriptorSource(fd), previous, hash, None, search=True)
+        super().__init__(batch, source, previous, hash, None, search=True)
         self.is_adopted = False
         self._fd, self._path, self._syncer = fd, path, syncer
         self._size = os.fstat(fd).st_size
@@ -55,10 +84,24 @@ class _Adopting(Ingest):
         self._shared = 0
         self._sync: Future[None] | None = None
 
+    def go_on_from(self, ids: Sequence[ObjectId]) -> None:
+        """Take pieces of 4 MiB from the start of the file whose hashes are known."""
+        for id in ids:
+            if self._waiting is not None:
+                self._consider(PIECE_MAX, id)
+            elif not self._batch.has(id):
+                self._copy(id, self._offset, PIECE_MAX)
+            self._rows.append((id, PIECE_MAX))
+            self._proceed(PIECE_MAX)
+
     def _store(self, part: Part, count: int, id: ObjectId) -> None:
         if self._waiting is None:
             super()._store(part, count, id)
-            return
+        else:
+            self._consider(count, id)
+
+    def _consider(self, count: int, id: ObjectId) -> None:
+        assert self._waiting is not None
         if id in self._waiting or self._batch.has(id):
             self._shared += count
         else:
@@ -113,8 +156,11 @@ class _Adopting(Ingest):
         assert self._waiting is not None
         waiting, self._waiting = self._waiting, None
         for id, (offset, length) in waiting.items():
-            part = self._parts.take()
-            data = part.memory[:length]
-            if self._source.read(data, offset) != length or hash_bytes(data) != id:
-                raise PfsError("a file of a worktree did not read twice the same; nothing was committed")
-            super()._store(part, length, id)
+            self._copy(id, offset, length)
+
+    def _copy(self, id: ObjectId, offset: int, length: int) -> None:
+        part = self._parts.take()
+        data = part.memory[:length]
+        if self._source.read(data, offset) != length or hash_bytes(data) != id:
+            raise PfsError("a file of a worktree did not read twice the same; nothing was committed")
+        super()._store(part, length, id)

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
-from pfsmount.objects.hashing import Buffer, file_hasher
+from pfsmount.objects.hashing import Buffer, Hasher, file_hasher
 from pfsmount.objects.lane import Lane, Ticket
 
 _ZEROS = bytes(MIB)
@@ -24,8 +24,9 @@ class FileHash:
     Used by one thread. A part must stay as it is until its ticket was waited for.
     """
 
-    def __init__(self) -> None:
-        self._hasher = file_hasher()
+    def __init__(self, start: Hasher | None = None) -> None:
+        """`start`: one that has hashed the beginning of the file, which `update` goes on from."""
+        self._hasher = file_hasher() if start is None else start
         self._lane = Lane("file hash")
 
     def __enter__(self) -> FileHash:

@@ -126,7 +126,7 @@ class Ingest:
         self._offset = 0
 
     def run(self) -> tuple[ObjectId, int]:
-        hole = self._source.next_hole(0)
+        hole = self._source.next_hole(self._offset)
         while True:
             if hole is not None and hole[0] <= self._offset:
                 self._take_hole(hole[1] - self._offset)

@@ -21,7 +21,7 @@ class Source(Protocol):
         """Start and end of the first hole of at least 64 KiB that ends after `offset`."""
 
 
-def _pread_into(fd: int, view: memoryview, offset: int) -> int:
+def pread_into(fd: int, view: memoryview, offset: int) -> int:
     """Fill `view`; fewer bytes only at the end of the file, never because a read was short. Raises OSError."""
     done = 0
     while done < len(view):
@@ -47,7 +47,7 @@ class DescriptorSource:
         if self.is_regular:
             if self._end is not None:
                 view = view[: max(0, self._end - offset)]
-            return _pread_into(self._fd, view, offset)
+            return pread_into(self._fd, view, offset)
         done = 0
         while done < len(view):
             count = os.readv(self._fd, [view[done:]])
@@ -85,7 +85,7 @@ class OverlaySource:
             stop = min(stop, offset + count)
             part = view[done : done + stop - at]
             if fresh:
-                got = _pread_into(self._fd, part, at)
+                got = pread_into(self._fd, part, at)
                 part[got:] = bytes(len(part) - got)
             else:
                 old = self._base.read(at, max(0, min(stop, self._base_size) - at))

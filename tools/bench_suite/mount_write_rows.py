@@ -105,6 +105,75 @@ def write_big(bench: Bench) -> Contest:
     return _on_all(bench, write, (bench.sizes.big_size, "bytes"))
 
 
+class _Unlike:
+    """Files of which no part is like another, of one size: what is stored already would be found again."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._block = bytearray(os.urandom(1 << 20))
+
+    def write(self, path: Path) -> None:
+        with open(path, "xb", buffering=0) as file:
+            for _ in range(0, self.size, len(self._block)):
+                self._block[:16] = os.urandom(16)
+                file.write(self._block)
+
+
+@row("commit-big", "commit a new file of {big_size} right after it was written through the mount", at_most(0.6))
+def commit_big(bench: Bench) -> Contest:
+    """By one write to `.pfs/commit`. Beside it what the disk takes to make the same file durable."""
+    bench.need_space(4 * bench.sizes.big_size)
+    bench.need_mount()
+    branch, disk, numbers = bench.mount(bench.store()).enter(), bench.fresh("disk"), count()
+    unlike = _Unlike(bench.sizes.big_size)
+
+    def prepare() -> None:
+        os.sync()
+        unlike.write(branch / f"big-{next(numbers)}")
+
+    def commit() -> None:
+        (branch / ".pfs" / "commit").write_bytes(b"big")
+
+    def prepare_disk() -> None:
+        disk.unlink(missing_ok=True)
+        os.sync()
+        unlike.write(disk)
+
+    def sync() -> None:
+        fd = os.open(disk, os.O_RDWR)
+        os.fsync(fd)
+        os.close(fd)
+
+    work = (bench.sizes.big_size, "bytes")
+    return Contest(Side("the commit", commit, prepare), [Side("fsync on the disk", sync, prepare_disk)], work)
+
+
+@row(
+    "commit-big-bytes",
+    "bytes given to the disk for each byte of a new file of {big_size} that is written and committed",
+    at_most(1.05),
+    unit="count",
+    once=True,
+)
+def commit_big_bytes(bench: Bench) -> Contest:
+    bench.need_space(4 * bench.sizes.big_size)
+    mount = bench.mount(bench.store())
+    branch = mount.enter()
+    account = Path(f"/proc/{_daemon(bench, mount)}/io")
+
+    def written() -> int:
+        (line,) = [line for line in account.read_text().splitlines() if line.startswith("write_bytes:")]
+        return int(line.split()[1])
+
+    def run() -> float:
+        before = written()
+        _Unlike(bench.sizes.big_size).write(branch / "big")
+        (branch / ".pfs" / "commit").write_bytes(b"big")
+        return (written() - before) / bench.sizes.big_size
+
+    return Contest(Side("through the mount", run))
+
+
 @row("create-requests", "requests for each file of {small_size} that is created", at_most(6), unit="count", once=True)
 def create_requests(bench: Bench) -> Contest:
     """Replies are counted, as `writev` to /dev/fuse; forgetting an inode has none and costs next to nothing."""
