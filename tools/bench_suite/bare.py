@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
 
 _FOREVER = 1e9
 
@@ -107,6 +107,20 @@ class Bare(pyfuse3.Operations):
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._nodes[self._nodes[parent_inode].names.pop(name)].data = bytearray()
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        del self._nodes[parent_inode].names[name]
+
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return inode
+
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        for i, (name, ino) in enumerate([*self._nodes[fh].names.items()][start_id:], start_id + 1):
+            if not pyfuse3.readdir_reply(token, name, self._nodes[ino].entry, i):
+                break
+
+    async def releasedir(self, fh: int) -> None:
+        pass
 
 
 def main() -> None:
