@@ -32,6 +32,7 @@ ANSWERS = {
     "stash": "uncommitted work stays with its branch until 'pfs commit'; 'pfs branch REPO@NEW' makes one to work on beside it",
     "switch": "all branches are there at once, at /pfs/REPO@BRANCH where the store is mounted; 'pfs branch REPO@NEW' makes one",
     "unmount": "'pfs umount DIR'",
+    "worktree": "'pfs begin REPO@BRANCH NAME' makes a place to work in apart from others; 'pfs branch' and 'pfs status' list them",
     "version": "'pfs --version' prints it",
 }
 """By the name that is no command here: one line that says what to do."""

@@ -189,8 +189,18 @@ def mount_info(record: MountRecord) -> dict[str, Any]:
     """What a live mount says of itself; its record alone when it does not answer (`state`)."""
     try:
         said = ask(Path(record.store) / "run" / record.socket, {"op": "info"}, timeout=_REFRESH_SECONDS)
-        return {**record.as_json(), **said, "state": "mounted"}
-    except (OSError, PfsError, ValueError):
+        work = {
+            title: {key: int(one[key]) for key in ("changes", "bytes")} for title, one in said["uncommitted"].items()
+        }
+        return {**record.as_json(), **said, "uncommitted": work, "state": "mounted"}
+    except (
+        OSError,
+        PfsError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # or of a version that says it otherwise
         return {**record.as_json(), "uncommitted": None, "state": "silent"}
 
 

@@ -249,6 +249,8 @@ def _record(options: MountOptions, store: Store, point: str, log_path: str, *, a
         if resolved.branch is None and resolved.commit is not None:
             commit = resolved.commit.id.hex()
     read_only = options.read_only or options.present_job or commit is not None
+    if read_only and options.autocommit is not None:
+        raise InvalidInput("a read-only mount has nothing to commit by itself", hint="leave out the autocommit")
     return new_record(
         options.store,
         point,
@@ -257,7 +259,7 @@ def _record(options: MountOptions, store: Store, point: str, log_path: str, *, a
         revision=revision,
         commit=commit,
         read_only=read_only,
-        autocommit=None if read_only else options.autocommit,
+        autocommit=options.autocommit,
     )
 
 

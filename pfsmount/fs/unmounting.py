@@ -56,6 +56,8 @@ def unmount(path: Path, store: Path, *, force: bool = False) -> Unmounted:
         users = users_of(point)
         who = f" by {', '.join(users)}" if users else ""
         raise Busy(f"{path} is in use{who}", hint=f"end what uses it, or 'pfs umount --force {path}'") from None
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(record.pid, signal.SIGCONT)  # stopped, it would not notice
     _wait_for_end(record)
     return Unmounted(point, False, False)
 

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from pfsmount.errors import Busy, NotPermitted
+from pfsmount.ids import display
 from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.objects.reserve import reserve_lent
 from pfsmount.repo.refs import RefInfo
@@ -95,12 +97,18 @@ def worktrees_locked(
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(
-                    f"{refusal}: a mount has uncommitted changes of it",
+                    f"{refusal}: a mount has uncommitted changes of it{_private(path)}",
                     hint="commit or discard them, or unmount",
                 ) from None
             if not force and any(path.glob("journal.*")):
                 raise NotPermitted(
-                    f"{refusal}: it has uncommitted changes",
+                    f"{refusal}: it has uncommitted changes{_private(path)}",
                     hint=hint,
                 )
         yield
+
+
+def _private(path: Path) -> str:
+    """Which private worktree a directory is of, for a message; nothing for the shared one."""
+    _, plus, name = path.name.partition("+")
+    return f", in the private worktree +{display(unquote_to_bytes(name))}" if plus else ""

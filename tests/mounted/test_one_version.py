@@ -133,6 +133,8 @@ def test_what_cannot_be_mounted(mounts: Mounts, tmp_path: Path) -> None:
         (["images@master", one.point, "-o", "uid=5", "--real-owner"], "give one of them"),
         (["images@master", one.point, "--log-file", "/proc/nope/log"], "log file"),
         (["images@master", one.point, "--log-level", "loud"], "log level"),
+        (["images@master~0", one.point, "--autocommit", "5"], "nothing to commit by itself"),
+        (["images@master", one.point, "--autocommit", "nan"], "more than 0 seconds"),
     ):
         done = one.pfs("mount", *args, check=False)
         assert done.returncode in (1, 2), args

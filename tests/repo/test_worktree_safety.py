@@ -510,7 +510,7 @@ def test_named_worktrees_keep_their_branch(store: Store) -> None:
         put(mine, "a", b"PRECIOUS")
         with pytest.raises(Busy):
             delete_branch(store, "images", "b", force=True)
-    with pytest.raises(NotPermitted, match="uncommitted"):
+    with pytest.raises(NotPermitted, match=r"uncommitted changes, in the private worktree \+mine"):
         delete_branch(store, "images", "b")
     with Worktree.open(store, "images", "b", "mine") as mine:
         assert contents(mine) == {"a": b"PRECIOUS"}

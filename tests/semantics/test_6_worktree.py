@@ -209,7 +209,8 @@ def test_private_worktrees(mounted: Scene) -> None:
     assert "dev+mine" in mounted.pfs("branch", "images")
     job = ("--input", "images@dev+mine:/*", "--output", "out@master", "--", "true")
     assert "a job reads commits" in mounted.run("pfsjob", "run", *job, code=2).stderr
-    assert "uncommitted" in mounted.pfs("branch", "--delete", "images@dev", code=1)
+    refusal = mounted.pfs("branch", "--delete", "images@dev", code=1)
+    assert "a mount has uncommitted changes of it" in refusal
     mounted.put({"both": "theirs"}, "images@dev:/")
     assert "/both" in mounted.pfs("commit", "images@dev+mine", "-m", "m", code=3)
     mounted.pfs("resolve", "images@dev+mine:/both", "--mine")
