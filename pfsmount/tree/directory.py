@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.store import Reader
-from pfsmount.tree.entry import Entry, Kind
-from pfsmount.tree.node import Child, Node, NodeDraft, load_node
+from pfsmount.tree.entry import Entry, Kind, decode_entry
+from pfsmount.tree.node import Child, LeafItem, Node, NodeDraft, load_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +67,42 @@ def load_directory(objects: Reader, directory: ObjectId) -> Node:
 
 def lookup(objects: Reader, directory: ObjectId, name: bytes) -> Entry | None:
     """The entry of that name, or None. Raises NotFound, Corrupt when the store is damaged."""
+    item = lookup_item(objects, directory, name)
+    return None if item is None else decode_entry(item.fixed, item.extra)
+
+
+def lookup_item(objects: Reader, directory: ObjectId, name: bytes) -> LeafItem | None:
+    """The same, not decoded."""
     node = load_directory(objects, directory)
     while True:
         i = node.position(name)
         if i == len(node.names):
             return None
         if not node.level:
-            return node.entry(i) if node.names[i] == name else None
+            return node.leaf_item(i) if node.names[i] == name else None
         node = load_node(objects, node.child(i).id)
 
 
 def entries(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[tuple[EntryName, Entry]]:
     """The entries whose names follow `after`, in bytewise order; nodes are read as they are reached."""
+    for node, i in _leaves(objects, directory, after):
+        for j in range(i, len(node.names)):
+            yield EntryName(node.names[j]), node.entry(j)
+
+
+def items(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[LeafItem]:
+    """The same, not decoded: for who lists a great many and needs but a part of each."""
+    for node, i in _leaves(objects, directory, after):
+        yield from node.leaf_items(i)
+
+
+def _leaves(objects: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[Node, int]]:
+    """The leaves of a directory with names that follow `after`, each with the place of its first one."""
     stack = [_from(load_directory(objects, directory), after)]
     while stack:
         node, i = stack.pop()
         if not node.level:
-            for j in range(i, len(node.names)):
-                yield EntryName(node.names[j]), node.entry(j)
+            yield node, i
         elif i < len(node.names):
             stack.append((node, i + 1))
             stack.append(_from(load_node(objects, node.child(i).id), after))

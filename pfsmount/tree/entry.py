@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
 
 
 _FILE = int(Kind.FILE)
+_DIRECTORY_KIND = int(Kind.DIRECTORY)
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY, 3: Kind.SYMLINK}
 
 
@@ -127,6 +128,20 @@ def decode_entry(fixed: bytes, extra: bytes) -> Entry:
         return _decode_extra(Entry(kind, mode, uid, gid, mtime_ns, size, id), flags, extra)
     except (struct.error, KeyError, ValueError):
         raise Corrupt("a directory entry is damaged") from None
+
+
+def is_directory(fixed: bytes) -> bool:
+    """Whether a fixed part is that of a directory."""
+    return fixed[0] == _DIRECTORY_KIND
+
+
+def plain_file(fixed: bytes) -> tuple[int, int, int, int, int] | None:
+    """Mode, uid, gid, time in ns and size of a file without xattrs, from its fixed part; None for anything else. Raises Corrupt."""
+    try:
+        kind, flags, mode, uid, gid, seconds, ns, size, _ = FIXED.unpack(fixed)
+    except struct.error:
+        raise Corrupt("a directory entry is damaged") from None
+    return None if kind != _FILE or flags else (mode, uid, gid, seconds * _NS + ns, size)
 
 
 def _decode_extra(entry: Entry, flags: int, extra: bytes) -> Entry:

@@ -105,6 +105,15 @@ class Node:
         width = FIXED.size
         return LeafItem(name, self._fixed[i * width : (i + 1) * width], self._tails[start : self._ends[i]])
 
+    def leaf_items(self, first: int) -> Iterator[LeafItem]:
+        """The entries of a leaf from a place on."""
+        width, ends, tails, fixed = FIXED.size, self._ends, self._tails, self._fixed
+        start = ends[first - 1] if first else 0
+        for i in range(first, len(ends)):
+            name, end = self.names[i], ends[i]
+            yield LeafItem(name, fixed[i * width : (i + 1) * width], tails[start + 1 + len(name) : end])
+            start = end
+
     def entry(self, i: int) -> Entry:
         """The i-th entry of a leaf, decoded. Raises Corrupt."""
         _, fixed, extra = self.leaf_item(i)
