@@ -208,11 +208,14 @@ class Filesystem:
                 await branch.autocommit(quiet)
 
     async def open_leftovers(self) -> None:
-        """Open the branches with uncommitted work on disk."""
+        """Open the branches with uncommitted work on disk. What fails is logged."""
         for repo in self.store.repos():
             for ref in self.store.branches(repo.name):
                 if any(worktree_path(self.store.path, repo, ref.name).glob("journal.*")):
-                    await self.branch(repo.name, ref.name)
+                    try:
+                        await self.branch(repo.name, ref.name)
+                    except (PfsError, OSError):
+                        log.exception("opening what is uncommitted in %s@%s failed", repo.name, ref.name)
 
     def opened_branches(self) -> list[Branch]:
         """The branches that were opened."""

@@ -46,13 +46,16 @@ async def _signals(task_status: trio.TaskStatus[None]) -> None:
 
 
 async def _autocommit(filesystem: Filesystem, quiet: float) -> None:
-    await filesystem.open_leftovers()
+    opened = False
     while True:
-        await trio.sleep(min(max(quiet / 4, POLL_SECONDS), 1))
         try:
+            if not opened:
+                await filesystem.open_leftovers()
+                opened = True
             await filesystem.autocommit(quiet)
         except Exception:  # as below
             log.exception("autocommit failed")
+        await trio.sleep(min(max(quiet / 4, POLL_SECONDS), 1))
 
 
 async def _poll(filesystem: Filesystem) -> None:

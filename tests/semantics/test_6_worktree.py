@@ -203,6 +203,7 @@ def test_private_worktrees(mounted: Scene) -> None:
     (shared / "theirs").write_text("theirs")
     assert (shared / "both").read_text() == "x"
     assert sorted(os.listdir(private)) == ["both", "new", "shared"]
+    assert mounted.log("images@dev+mine") == mounted.log("images@dev")
     assert mounted.pfs("diff", "images@dev+mine").split()[:2] == ["M", "/both"]
     found = {one["worktree"]: [change["path"] for change in one["changes"]] for one in mounted.json("status")}
     assert found == {None: ["theirs"], "mine": ["both", "new"]}
@@ -230,22 +231,26 @@ def test_private_worktrees(mounted: Scene) -> None:
 def test_autocommit(scene: Scene, need_mounts: None) -> None:
     """S335 `--autocommit SECONDS` commits what was left alone for so long
 
-    Once nothing has been changed for that time and no file is open for writing; the commit's message says so. What cannot be committed stays, and `status` says why until it can.
+    Once nothing has been changed for that time and no file is open for writing; the commit's message says so. That goes for what a killed mount has left, too. What cannot be committed stays, and `status` says why until it can.
     """
     scene.put({"both": "x"})
+    scene.mount()
+    (scene.master / "left").write_text("by a daemon that was killed")
+    scene.kill_daemon()
     scene.mount("--autocommit", "0.2")
+    wait_for(lambda: len(scene.log()) == 2, "the commit of what was left")
     with (scene.master / "file").open("w") as file:
         file.write("half of it")
         file.flush()
         (scene.master / "other").write_text("x")
         scene.pfs("ls", "images@master")
-        assert len(scene.log()) == 1
+        assert len(scene.log()) == 2
         (scene.master / "both").write_text("mine")
         scene.put({"both": "theirs"})
     wait_for(lambda: scene.json("status", "images@master")["autocommit_refused"], "the refusal")
     assert (scene.master / "both").read_text() == "mine"
     scene.pfs("resolve", "images@master:/both", "--mine")
-    wait_for(lambda: len(scene.log()) == 3, "the commit")
+    wait_for(lambda: len(scene.log()) == 4, "the commit")
     assert scene.log()[0]["message"] == "autocommit after 0.2 s without a change"
     assert scene.json("status", "images@master")["autocommit_refused"] is None
     assert scene.cat("images@master:/file") == "half of it"
