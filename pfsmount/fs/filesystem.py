@@ -32,6 +32,8 @@ from pfsmount.tree.directory import find
 from pfsmount.tree.entry import Entry
 
 log = logging.getLogger(__name__)
+LISTED_BESIDE_MAX = 2048
+"""Bytes of attributes beside which `user.pfs.*` are listed: ext4 has room for some 4 000 a file."""
 AGAIN_SECONDS = 60
 """After which an autocommit that was refused is tried again in any case."""
 
@@ -371,6 +373,14 @@ class Filesystem:
         """Extended attributes: those that are stored, and those that tell what is."""
         place, number = self.place(ino), ino & INO_MASK
         return {**place.facts(number), **place.xattrs(number)}
+
+    def xattr_names(self, ino: int) -> list[bytes]:
+        """What `listxattr` lists, sorted. What tells of the file is left out beside many or large attributes: whoever copies what is listed would not find room for all."""
+        place, number = self.place(ino), ino & INO_MASK
+        stored = place.xattrs(number)
+        if sum(len(name) + len(value) for name, value in stored.items()) > LISTED_BESIDE_MAX:
+            return sorted(stored)
+        return sorted({*place.facts(number), *stored})
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         """Set or remove an extended attribute. What the mount shows of itself stays as it is in a branch, without an error: `cp -a`

@@ -398,9 +398,9 @@ class Operations(pyfuse3.Operations):
 
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         try:
-            return sorted(self._fs.xattrs(inode))
+            return self._fs.xattr_names(inode)
         except Exception as error:
-            return sorted(await self._again(error, self._fs.xattrs, inode))
+            return await self._again(error, self._fs.xattr_names, inode)
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         await self._set_xattr(inode, name, value)

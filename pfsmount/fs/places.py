@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay import INO_BITS, ROOT_INO, WouldBlock
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, ReadOnly
-from pfsmount.tree.entry import Entry
+from pfsmount.tree.entry import Entry, Kind
 
 INO_MASK = (1 << INO_BITS) - 1
 PLACES_MAX = 1 << 19
@@ -268,7 +268,9 @@ class Place:
 
 
 def entry_facts(entry: Entry, commit: ObjectId | None) -> dict[bytes, bytes]:
-    """What `user.pfs.*` attributes show of something stored."""
+    """What `user.pfs.*` attributes show of something stored. Symlinks have none: the kernel lists them, and refuses to read what it has listed."""
+    if entry.kind is Kind.SYMLINK:
+        return {}
     found = {b"user.pfs.id": entry.id.hex().encode(), b"user.pfs.size": b"%d" % entry.size}
     if commit is not None:
         found[b"user.pfs.commit"] = commit.hex().encode()

@@ -113,7 +113,8 @@ def _attributes(path: bytes, holes: bool) -> tuple[object, ...]:
         with open(path, "rb") as file:
             content = file.read(), _data_ranges(file.fileno(), info.st_size) if holes else None
     names = os.listxattr(path, follow_symlinks=False)
-    xattrs = {name: os.getxattr(path, name, follow_symlinks=False) for name in names if name.startswith("user.")}
+    kept = [name for name in names if name.startswith("user.") and not name.startswith("user.pfs.")]
+    xattrs = {name: os.getxattr(path, name, follow_symlinks=False) for name in kept}
     return info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, content, xattrs
 
 

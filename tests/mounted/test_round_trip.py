@@ -29,7 +29,7 @@ COPIERS = {
 def copy(program: str, source: Path, target: Path) -> None:
     command = [part.format(**{"from": source, "to": target}) for part in COPIERS[program]]
     done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 @pytest.fixture(scope="module")

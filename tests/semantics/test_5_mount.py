@@ -332,7 +332,8 @@ def test_facts_as_attributes(mounted: Scene) -> None:
     """S333 `getfattr -d` tells what is stored, and copies keep that to themselves
 
     `user.pfs.id`, `user.pfs.size` and `user.pfs.commit` of a file or directory of a branch or commit: the id (of a file what `b3sum` prints), its bytes, and a commit that
-    has it as it is. Of uncommitted content there are none. They are no attributes of the version: setting or removing one in a branch does nothing, `put` and `commit` leave them out, jobs see none. So
+    has it as it is. Of uncommitted content there are none. They are listed beside at most 2 KiB of the file's own attributes, so that a copy on another disk has room for all, and can be
+    asked for by name always. They are no attributes of the version: setting or removing one in a branch does nothing, `put` and `commit` leave them out, jobs see none. So
     `cp -a`, `rsync -aX` and `tar --xattrs` work in, out of and within a mount.
     """
     mounted.put({"dir/file": "content"})
@@ -361,3 +362,7 @@ def test_facts_as_attributes(mounted: Scene) -> None:
         names = set(os.listxattr(mounted.master / place))
         assert names == {"user.mine", "user.pfs.commit", "user.pfs.id", "user.pfs.size"}
     assert "nothing changed" in mounted.pfs("put", mounted.root / "out", "images@master:/dir")
+    os.setxattr(mounted.master / "new", "user.large", b"l" * 3000)
+    mounted.pfs("commit", "images@master", "-m", "a large one")
+    assert os.listxattr(mounted.master / "new") == ["user.large"]
+    assert os.getxattr(mounted.master / "new", "user.pfs.size") == b"11"
