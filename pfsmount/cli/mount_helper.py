@@ -38,6 +38,7 @@ def helper_arguments(given: Sequence[str]) -> list[str]:
     if "/" in source.partition("@")[0]:
         options.append(f"store={source}")
     # as the table of mounts says it, or mount(8) would not know the line of fstab again
-    options.insert(0, f"fsname={source}")
+    if source.isascii():
+        options.insert(0, f"fsname={source}")
     words = [word for option in options for word in ("-o", option)]
     return ["mount", *([] if "/" in source.partition("@")[0] else [source]), directory, *words]

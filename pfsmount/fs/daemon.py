@@ -32,7 +32,7 @@ from pfsmount.fs.mountpoint import (
     source_of,
 )
 from pfsmount.fs.records import HeldRecord, MountRecord, new_record
-from pfsmount.objects.layout import read_store_info
+from pfsmount.objects.layout import disk_errors, read_store_info
 from pfsmount.revision import Target
 
 if TYPE_CHECKING:
@@ -147,23 +147,35 @@ def _become_daemon(options: MountOptions, point: str, writer: int) -> NoReturn:
         os.chdir("/")
         os.umask(0o077)
         _close_all_but(writer)
-        log_path = options.log_file or options.store / "run" / f"mount-{os.getpid()}.log"
-        _redirect(log_path, options.log_level)
-
-        def ready(record: MountRecord) -> None:
-            _tell(writer, {"pid": record.pid, "log": str(log_path), "read_only": record.read_only})
-
-        try:
-            run(options, point, ready, log_path=log_path)
-            code = 0
-        except PfsError as error:
-            log.error("%s", error)
-            _tell(writer, error_json(error))
-        except Exception as error:
-            log.exception("the mount failed")
-            _tell(writer, error_json(PfsError(f"the mount failed: {error}", hint=f"see {log_path}")))
+        code = _serve_and_tell(options, point, writer)
     finally:
         os._exit(code)
+
+
+def _serve_and_tell(options: MountOptions, point: str, writer: int) -> int:
+    """Serve, with the log in its file, and tell who waits when it is ready or what went wrong; returns the exit code."""
+    log_path = options.log_file or options.store / "run" / f"mount-{os.getpid()}.log"
+
+    def ready(record: MountRecord) -> None:
+        _tell(writer, {"pid": record.pid, "log": str(log_path), "read_only": record.read_only})
+
+    try:
+        with disk_errors("opening the log of the mount"):
+            _redirect(log_path, options.log_level)
+    except PfsError as error:
+        _tell(writer, error_json(error))
+        return 1
+    try:
+        run(options, point, ready, log_path=log_path)
+    except PfsError as error:
+        log.error("%s", error)
+        _tell(writer, error_json(error))
+        return 1
+    except Exception as error:
+        log.exception("the mount failed")
+        _tell(writer, error_json(PfsError(f"the mount failed: {error}", hint=f"see {log_path}")))
+        return 1
+    return 0
 
 
 def _tell(writer: int, answer: dict[str, object]) -> None:

@@ -96,8 +96,8 @@ def _permissions(name: str, value: str) -> int:
 
 
 def _text(name: str, value: str) -> str:
-    if not value or not value.isprintable():
-        raise InvalidInput(f"the mount option {name}= has no value that can be used")
+    if not value or not value.isascii() or not value.isprintable():
+        raise InvalidInput(f"the mount option {name}= needs a value of printable ASCII characters")
     return value
 
 

@@ -6,6 +6,7 @@ Each case runs in a fork of this process, which has loaded all commands: a start
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import random
 import signal
@@ -84,6 +85,7 @@ def _in_child(top: Path, said: Path, arguments: list[Argument]) -> None:
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         sys.stdin, sys.stdout = open(0), open(1, "w", errors="surrogateescape")  # noqa: SIM115
         sys.stderr = open(2, "w", errors="backslashreplace")  # noqa: SIM115
+        logging.getLogger().handlers.clear()  # pytest's, which write to what a daemon closes
         sys.argv = ["pfs", *arguments]
         try:
             main()

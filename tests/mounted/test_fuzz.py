@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_fuzz import ODD, WRONG_REVISIONS
+from pfsmount.repo.fsck import check_store
+from tests.cli.test_fuzz import ODD, WRONG_REVISIONS, cases, check, place, run
 from tests.mounted.conftest import Mount
 
+__all__ = ["place"]  # a fixture
 _ERRNOS = {
     errno.ENOENT, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.EROFS, errno.ESTALE,
     errno.EOPNOTSUPP, errno.ENODATA, errno.ENOTEMPTY, errno.ELOOP, errno.ENODEV, errno.EBADF, errno.ESPIPE,
@@ -123,6 +125,31 @@ def on_control(path: Path, dice: random.Random) -> Callable[[], object]:
         lambda: (path.parent.parent / "file").write_bytes(data),
     ]
     return opened if dice.random() < 0.6 else dice.choice(others)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_odd_arguments_beside_a_mount(place: Path) -> None:
+    """The commands of `tests.cli.test_fuzz` on a store that is mounted and written to: what they ask the daemon is answered, and it lives."""
+    seed = random.randrange(1 << 30)
+    dice, point = random.Random(seed), place / "mnt"
+    point.mkdir()
+    assert run(place, ["mount", str(point)]) == (0, "")
+    problems = []
+    try:
+        for n, line in enumerate(cases(dice, 1000)):
+            for branch in ("images@master", "images@master+private"):
+                if not n % 10 and (point / branch).exists():
+                    (point / branch / f"file-{n % 30}").write_text(str(n))
+            if line[0] != "umount" and (problem := check(place, line)) is not None:
+                problems.append(problem)
+        assert os.path.ismount(point)
+    finally:
+        assert run(place, ["umount", "--force", str(point)])[0] == 0
+    logged = [line for log in (place / "store" / "run").glob("*.log") for line in log.read_text().splitlines()]
+    problems += [line for line in logged if " ERROR " in line or "Traceback" in line]
+    assert not problems, f"seed {seed}: " + "\n".join(problems)
+    assert check_store(place / "store", data=True).clean
 
 
 @pytest.mark.parametrize(

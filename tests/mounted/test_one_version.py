@@ -208,3 +208,17 @@ def test_all_ways_to_leave(mounts: Mounts, how: str) -> None:
     mount_one(one, "images@master")
     assert (one.point / "file").read_text() == how
     one.umount()
+
+
+def test_a_log_that_cannot_be_opened(mounts: Mounts) -> None:
+    """The daemon says so, and not only that it ended: here a directory is in the way of its log."""
+    one = mounts("one")
+    code = "import os; os.getpid = lambda: 0; from pfsmount.cli.app import main; main()"  # the log's name has the pid
+    (one.store / "run" / "mount-0.log").mkdir()
+    environment = {**os.environ, "PFS_STORE": str(one.store), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "mount", str(one.point)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "mount-0.log" in done.stderr
+    assert "opening the log of the mount" in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
