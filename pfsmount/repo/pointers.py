@@ -71,6 +71,12 @@ def rename_branch(store: Store, repo: str, old: str, new: str) -> None:
             f"{repo}@{old} was not renamed: a merge into it waits to be settled",
             hint=f"finish it, or drop it with 'pfs merge --abort {repo}@{old}'",
         )
+    private = [f"+{name}" for branch, name in store.worktrees(repo) if branch == old]
+    if private:
+        raise NotPermitted(
+            f"{repo}@{old} was not renamed: it has private worktrees, {', '.join(private)}",
+            hint="end them first, with 'pfs commit' or 'pfs discard'",
+        )
     paths = worktree_paths(store.path, store.repo(repo), old)
     refusal, hint = f"{repo}@{old} was not renamed", "commit or discard them first"
     with worktrees_locked(paths, refusal, force=False, hint=hint):

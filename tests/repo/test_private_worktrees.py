@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
-from pfsmount.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from pfsmount.errors import AlreadyExists, Conflict, InvalidInput, NotFound, NotPermitted
 from pfsmount.repo.collection import Collection, collecting
 from pfsmount.repo.fsck import check
 from pfsmount.repo.overlay_nodes import ReadOnly
+from pfsmount.repo.pointers import rename_branch
 from pfsmount.repo.private_worktrees import begin, end
 from pfsmount.repo.rebuild import rebuild_index
 from pfsmount.repo.store import Store
@@ -50,6 +51,15 @@ def test_two_of_them_and_the_shared_one(store: Store) -> None:
     assert end(store, "images", "master", "mine")
     assert not end(store, "images", "master", "other")
     assert store.worktrees("images") == [("master", "other")]
+
+
+def test_a_branch_with_one_keeps_its_name(store: Store) -> None:
+    begin(store, "images", "master", "mine")
+    with pytest.raises(NotPermitted, match=r"\+mine"):
+        rename_branch(store, "images", "master", "main")
+    end(store, "images", "master", "mine")
+    rename_branch(store, "images", "master", "main")
+    assert store.worktrees("images") == []
 
 
 def test_names(store: Store) -> None:
