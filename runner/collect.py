@@ -15,8 +15,8 @@ from typing import Any
 
 from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.repo.results import find_result, save_results
 from pfsmount.repo.store import Store
 from pfsmount.tree.entry import Entry, file_entry

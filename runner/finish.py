@@ -14,7 +14,7 @@ from typing import Any
 
 from pfsmount.errors import Conflict, Corrupt
 from pfsmount.ids import ObjectId
-from pfsmount.objects.store import Batch, again_if_collected
+from pfsmount.objects.batch import Batch, again_if_collected
 from pfsmount.repo.commit import Commit, dump_root
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.results import rely_on_results, touch_results

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import RESERVED_ROOT_NAME, RepoPath, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
 from pfsmount.tree.edit import DirectoryBuilder
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pfsmount.ids import ObjectId, RepoPath
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.entry import Entry
 from pfsmount.tree.globs import Glob, GlobChange
 from runner.datum import Datum, Match, datum_key, make_datum

@@ -19,9 +19,9 @@ from typing import Any
 from pfsmount.config import MIB
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import HashKind, file_hasher, hash_bytes
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import dump_json
 from pfsmount.tree.entry import Entry
 from runner.source_files import SOURCE_SUFFIXES, SourceFile, TooMuch, find_code, find_sources, store_sources

@@ -21,7 +21,8 @@ from typing import Any
 
 from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import EntryName, ObjectId, display, parse_object_id
-from pfsmount.objects.store import Batch, Reader
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import dump_json
 from pfsmount.repo.provenance import DATUM_XATTR
 from pfsmount.tree.content import open_content, read_small

@@ -14,8 +14,8 @@ from pathlib import Path
 from pfsmount.config import MIB
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import EntryName, RepoPath, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry, symlink_entry

@@ -17,7 +17,7 @@ from typing import Protocol
 from pfsmount.config import MIB
 from pfsmount.ids import display
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import entries
 from pfsmount.tree.entry import Entry, Kind

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
-from pfsmount.objects.store import Batch, Reader
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, entries, find, lookup, walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, symlink_entry

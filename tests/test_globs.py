@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import RepoPath, parse_path
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import create_store
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find, walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry

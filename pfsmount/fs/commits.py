@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step, entry_facts
 from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, open_content
 from pfsmount.tree.directory import items, lookup_item

@@ -19,7 +19,7 @@ from pfsmount.fs.controls import ControlPlace, OfCommit
 from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Found, Later, Place, Step, plain_attributes
 from pfsmount.ids import ObjectId
 from pfsmount.objects.holds import CommitHold
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.store import Resolved, Store

@@ -17,7 +17,8 @@ import trio
 from pfsmount.errors import Collected, Conflict, NotFound
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.ids import RepoPath
-from pfsmount.objects.store import Batch, seal_adopted
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.open_segments import seal_adopted
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import Effects
 from pfsmount.repo.worktree import CommitResult

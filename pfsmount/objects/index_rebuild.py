@@ -17,6 +17,7 @@ from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Index, Table
 from pfsmount.objects.layout import StoreInfo, disk_errors
 from pfsmount.objects.object_look import ProgressBar, decode_tombstone
+from pfsmount.objects.open_segments import open_key
 from pfsmount.objects.segment import (
     BLOCK,
     RECORD_BYTES,
@@ -33,7 +34,6 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.segment_scan import advise_sequential, is_object, object_id_at, read_range, scan_segment
-from pfsmount.objects.store import open_key
 
 _ROWS_AT_ONCE = 20_000
 _HEADER_BYTES = 64

@@ -14,6 +14,7 @@ from pfsmount.ids import ID_BYTES
 from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.object_look import Segment
+from pfsmount.objects.open_segments import merge_contents
 from pfsmount.objects.parts import Part
 from pfsmount.objects.record_check import RecordCheck
 from pfsmount.objects.segment import (
@@ -27,7 +28,6 @@ from pfsmount.objects.segment import (
     read_footer,
 )
 from pfsmount.objects.segment_scan import PieceScan, Window, unpadded_pieces, windows, wrong_pieces
-from pfsmount.objects.store import merge_contents
 
 
 class PieceCheck(RecordCheck):

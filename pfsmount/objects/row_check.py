@@ -12,8 +12,9 @@ from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.object_look import ObjectLook, Reference, Segment, chunks, decode_location
+from pfsmount.objects.reading import read_object
 from pfsmount.objects.segment import Location, RecordKind, SegmentKind
-from pfsmount.objects.store import ObjectStore, read_object
+from pfsmount.objects.store import ObjectStore
 
 _PLACES = struct.Struct("<IQ4x")
 _ROW_BYTES = _PLACES.size

@@ -19,11 +19,13 @@ from typing import NamedTuple
 from pfsmount.errors import NoSpace, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.adoption import is_announced
+from pfsmount.objects.batch import withdraw
 from pfsmount.objects.coverage import Coverage, allocated
 from pfsmount.objects.holds import Held
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.layout import disk_errors, fsync_directory
 from pfsmount.objects.marks import Marks
+from pfsmount.objects.open_segments import contents_chain, open_key
 from pfsmount.objects.punch import punch
 from pfsmount.objects.segment import (
     BLOCK,
@@ -36,7 +38,7 @@ from pfsmount.objects.segment import (
     encode_tombstone,
     segment_path,
 )
-from pfsmount.objects.store import ObjectStore, contents_chain, open_key, withdraw
+from pfsmount.objects.store import ObjectStore
 
 _ROWS_AT_ONCE = 20_000
 _DROPPED_AT_ONCE = 5000

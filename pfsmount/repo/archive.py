@@ -10,8 +10,8 @@ from io import BufferedReader
 
 from pfsmount.errors import InvalidInput, NotPermitted
 from pfsmount.ids import RESERVED_ROOT_NAME, RepoPath, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.repo.archive_read import Archive, ArchiveError, Member, MemberKind, member_path
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.ingest import Placement, commit_edit, entry_before, place_all

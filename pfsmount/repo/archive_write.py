@@ -15,8 +15,8 @@ from typing import Protocol
 
 from pfsmount.config import MIB
 from pfsmount.ids import EntryName
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Reader
 from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import walk
 from pfsmount.tree.entry import Entry, Kind

@@ -19,7 +19,7 @@ from typing import Any
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import HashKind, hash_bytes
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.entry import SIZE_MAX, XATTRS_INLINE_MAX, Entry, Kind
 
 _VERSION = 1

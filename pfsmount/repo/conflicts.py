@@ -10,7 +10,7 @@ from typing import Any
 from pfsmount.errors import NotFound
 from pfsmount.ids import ObjectId, RepoPath, display, parse_object_id, parse_path, path_bytes
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import Commit, load_commit
 from pfsmount.tree.directory import find
 from pfsmount.tree.entry import Entry, Kind

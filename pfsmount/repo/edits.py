@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pfsmount.errors import IsADirectory, NotFound
 from pfsmount.ids import RepoPath, display, path_bytes
-from pfsmount.objects.store import Batch, again_if_collected
+from pfsmount.objects.batch import Batch, again_if_collected
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.ingest import Placement, commit_edit, place_all
 from pfsmount.repo.store import Store

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.object_look import ProgressBar, chunks, referred_ids
+from pfsmount.objects.open_segments import open_key
+from pfsmount.objects.reading import read_object
 from pfsmount.objects.row_check import is_at
 from pfsmount.objects.segment import (
     BLOCK,
@@ -35,7 +38,7 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.segment_scan import object_id_at
-from pfsmount.objects.store import Batch, ObjectStore, open_key, read_object
+from pfsmount.objects.store import ObjectStore
 from pfsmount.objects.sweep import bury
 from pfsmount.repo.fsck import Report, visitor_of
 from pfsmount.repo.store import Store

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pfsmount.ids import RepoPath
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import Commit, ancestor_at, first_parents, load_commit
 from pfsmount.repo.store import Store
 from pfsmount.tree.diff import differs_at

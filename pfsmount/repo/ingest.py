@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pfsmount.errors import Conflict, InvalidInput, IsADirectory, NotADirectory, NotPermitted
 from pfsmount.ids import RESERVED_ROOT_NAME, EntryName, RepoPath, display, parse_entry_name, path_bytes
-from pfsmount.objects.store import Batch, again_if_collected
+from pfsmount.objects.batch import Batch, again_if_collected
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.local_files import IngestReport, LocalFiles, Progress
 from pfsmount.repo.local_steps import Exclude

@@ -17,8 +17,8 @@ from typing import cast
 
 from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.ids import ID_BYTES, ObjectId, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import Buffer, hash_bytes
-from pfsmount.objects.store import Batch
 from pfsmount.repo.local_steps import (
     OTHER,
     Directory,

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from pfsmount.errors import InvalidInput, NotFound, PermissionDenied, PfsError
 from pfsmount.ids import ID_BYTES, ObjectId, display
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import error_for
-from pfsmount.objects.store import Batch
 from pfsmount.repo.descent import OPEN_MAX, Identity, identity_of, open_above
 from pfsmount.repo.reading_process import ReadingProcess
 from pfsmount.repo.reading_worker import OPEN_FILE, RUN_FILES, SLOTS

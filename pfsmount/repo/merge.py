@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from pfsmount.errors import Collected, Conflict, InvalidInput, NotFound
 from pfsmount.ids import ObjectId, RepoPath, display
-from pfsmount.objects.store import Batch
+from pfsmount.objects.batch import Batch
 from pfsmount.repo.commit import Commit, load_commit
 from pfsmount.repo.conflicts import PathConflict, last_changes, path_conflict, select
 from pfsmount.repo.merge_base import Parting, is_ancestor, merge_bases

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 
 from pfsmount.ids import ObjectId
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import Commit, ancestor_at, load_commit
 
 _ONE, _OTHER, _STALE = 1, 2, 4

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 
 from pfsmount.errors import IsADirectory, NotADirectory
 from pfsmount.ids import ObjectId, RepoPath
+from pfsmount.objects.reading import DecodedCache, Reader
 from pfsmount.objects.segment import Location, SegmentReader
-from pfsmount.objects.store import DecodedCache, ObjectStore, Reader
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import (
     Attributes,

@@ -18,8 +18,9 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.index import Table
 from pfsmount.objects.marks import Marks
+from pfsmount.objects.reading import read_object
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import ObjectStore, read_object
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, Entry, Kind

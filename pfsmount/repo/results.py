@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.index import Table
-from pfsmount.objects.store import Batch
 from pfsmount.repo.store import Store
 from pfsmount.tree.entry import FIXED, Entry, decode_leaf, encode_leaf
 

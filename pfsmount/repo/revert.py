@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pfsmount.errors import Collected, Conflict, NotFound
-from pfsmount.objects.store import Batch
+from pfsmount.objects.batch import Batch
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, path_conflict
 from pfsmount.repo.refs import RefKind, RefMove

@@ -25,11 +25,12 @@ from pfsmount.errors import (
     PfsError,
 )
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.index import Table, Transaction
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo import reflog
 from pfsmount.repo.commit import (
     Commit,

@@ -20,8 +20,8 @@ from typing import IO
 
 from pfsmount.errors import IsADirectory, NotADirectory, NotFound
 from pfsmount.ids import EntryName, RepoPath, display, path_bytes
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.store import Batch
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary
 from pfsmount.tree.edit import DirectoryBuilder, replace_contents
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry

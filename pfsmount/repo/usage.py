@@ -15,8 +15,9 @@ from pfsmount.errors import NotFound
 from pfsmount.ids import ObjectId, RepoPath
 from pfsmount.objects.index import Table
 from pfsmount.objects.marks import Marks
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import ObjectStore, Reader
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.commit import decode_commit, parse_root
 from pfsmount.tree.directory import EMPTY_DIRECTORY, entries
 from pfsmount.tree.entry import EMPTY_FILE_ID, FIXED, Entry, Kind

@@ -35,9 +35,10 @@ from urllib.parse import quote
 from pfsmount.errors import Busy, Collected, Conflict, NoSpace, NotFound, PermissionDenied
 from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.adoption import is_announced, segments_of
+from pfsmount.objects.batch import Batch, withdraw
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors, fsync_directory
-from pfsmount.objects.store import Batch, seal_adopted, withdraw
+from pfsmount.objects.open_segments import seal_adopted
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, select
 from pfsmount.repo.journal import (

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from pfsmount.errors import NotFound
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import error_for
-from pfsmount.objects.store import Batch
 from pfsmount.repo.ahead import FileAhead
 from pfsmount.repo.overlay_nodes import Node, NodeKind, State, Touched
 from pfsmount.repo.worktree_replay import DirectoryState, NextState

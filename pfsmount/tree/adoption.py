@@ -16,11 +16,11 @@ from typing import NamedTuple
 from pfsmount.errors import PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.adoption import Piece
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import Hasher, hash_bytes
 from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.parts import Part
 from pfsmount.objects.segment import BLOCK
-from pfsmount.objects.store import Batch
 from pfsmount.tree.file_hash import FileHash
 from pfsmount.tree.ingest import Ingest
 from pfsmount.tree.manifest import HOLE, PIECE_MAX

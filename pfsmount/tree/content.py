@@ -8,8 +8,8 @@ from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
-from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import Entry
 from pfsmount.tree.manifest import PIECE_MAX, Manifest, load_manifest, piece_at, pieces
 

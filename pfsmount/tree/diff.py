@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pfsmount.ids import EntryName, ObjectId, RepoPath
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.directory import load_directory
 from pfsmount.tree.entry import Entry, Kind, decode_entry
 from pfsmount.tree.node import Child, Item, LeafItem, Node, load_node

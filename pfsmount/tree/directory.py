@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import HashKind, hash_bytes
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.entry import Entry, Kind, decode_entry
 from pfsmount.tree.node import Child, LeafItem, Node, NodeDraft, load_node
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pfsmount.errors import NotADirectory
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display, path_bytes
-from pfsmount.objects.store import Batch, Reader
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.boundaries import NODE_ENTRIES_MAX, ends_leaf, ends_node, leaf_ends
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, load_directory, lookup
 from pfsmount.tree.entry import Entry, Kind

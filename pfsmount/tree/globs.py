@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import EntryName, ObjectId, RepoPath, display
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.diff import diff, directory_pairs, lookup_both
 from pfsmount.tree.directory import entries, find, lookup
 from pfsmount.tree.entry import Entry, decode_entry

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.parts import Part, Parts
-from pfsmount.objects.store import Batch
 from pfsmount.tree.content import Content
 from pfsmount.tree.entry import EMPTY_FILE_ID, Entry
 from pfsmount.tree.file_hash import FileHash

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import SIZE_MAX
 
 PIECE_MAX = 4 * MIB

@@ -23,8 +23,8 @@ from itertools import chain, islice, pairwise, takewhile
 
 from pfsmount.errors import NotFound, PfsError
 from pfsmount.ids import ObjectId
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Reader
 from pfsmount.tree.entry import EMPTY_FILE_ID
 from pfsmount.tree.manifest import PIECE_MAX, Manifest, Piece, load_manifest, piece_at, pieces
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pfsmount.ids import NAME_MAX, EntryName, ObjectId, RepoPath
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.store import Batch, Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.diff import diff, directory_pairs
 from pfsmount.tree.directory import EMPTY_DIRECTORY, lookup
 from pfsmount.tree.edit import edit_directory, replace_contents

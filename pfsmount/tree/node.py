@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import HashKind, hash_bytes
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.boundaries import RANK_MAX
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
 

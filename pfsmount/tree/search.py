@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pfsmount.ids import EntryName, ObjectId, RepoPath
-from pfsmount.objects.store import Reader
+from pfsmount.objects.reading import Reader
 from pfsmount.tree.directory import EMPTY_DIRECTORY, load_directory
 from pfsmount.tree.entry import TARGET_MAX, Entry, Kind
 from pfsmount.tree.globs import Glob

@@ -9,8 +9,9 @@ import struct
 from collections.abc import Mapping
 
 from pfsmount.errors import Corrupt, InvalidInput
+from pfsmount.objects.batch import Batch
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Batch, Reader
 from pfsmount.tree.entry import XATTRS_INLINE_MAX, Entry
 
 _VALUE_LENGTH = struct.Struct("<I")

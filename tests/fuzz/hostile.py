@@ -10,10 +10,10 @@ from typing import Any
 
 from pfsmount.config import MIB
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.segment import RecordKind
-from pfsmount.objects.store import Batch
 from pfsmount.repo.commit import dump_json, encode_commit
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store

@@ -13,6 +13,7 @@ from pfsmount.errors import Busy, Corrupt, NoSpace, NotAStore, NotFound, StoreTo
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Table
 from pfsmount.objects.layout import create_store
+from pfsmount.objects.open_segments import merge_contents
 from pfsmount.objects.segment import (
     Location,
     RecordKind,
@@ -23,7 +24,7 @@ from pfsmount.objects.segment import (
     scan_records,
     segment_path,
 )
-from pfsmount.objects.store import ObjectStore, merge_contents
+from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.ingest import ingest_bytes
 
 

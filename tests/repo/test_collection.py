@@ -20,11 +20,12 @@ import pytest
 from pfsmount.config import StoreSettings
 from pfsmount.errors import Busy, Corrupt, NoSpace, NotFound
 from pfsmount.ids import ObjectId, parse_path
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.holds import CommitHold, commits_stay, read_holds
 from pfsmount.objects.index import Table
 from pfsmount.objects.marks import Marks
+from pfsmount.objects.reading import DecodedCache
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import Batch, DecodedCache
 from pfsmount.repo.archive import put_archive
 from pfsmount.repo.collection import Collection, GcResult, collecting, disk_usage
 from pfsmount.repo.fsck import check

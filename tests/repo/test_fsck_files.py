@@ -11,9 +11,9 @@ import pytest
 from blake3 import blake3
 
 from pfsmount.ids import ObjectId
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.invariants import Invariant
 from pfsmount.objects.segment import BLOCK, RecordKind
-from pfsmount.objects.store import Batch
 from pfsmount.repo import fsck_files
 from pfsmount.repo.fsck import Report, check
 from pfsmount.repo.store import Store

@@ -10,9 +10,10 @@ import pytest
 
 from pfsmount.errors import IsADirectory, NotADirectory
 from pfsmount.ids import EntryName, RepoPath
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.repo import ingest
 from pfsmount.repo.ingest import lay_over
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, walk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pfsmount.ids import EntryName, ObjectId, RepoPath
-from pfsmount.objects.store import DecodedCache
+from pfsmount.objects.reading import DecodedCache
 from pfsmount.repo.ingest import commit_edit
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pfsmount.ids import ObjectId, RepoPath, parse_path
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pfsmount.ids import EntryName, ObjectId, RepoPath
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.diff import diff, differs_at
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry, find, walk
 from pfsmount.tree.edit import edit_paths

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pfsmount.ids import NAME_MAX, EntryName, ObjectId, RepoPath
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.store import Batch, ObjectStore
+from pfsmount.objects.store import ObjectStore
 from pfsmount.tree import diff as diff_module
 from pfsmount.tree import directory as directory_module
 from pfsmount.tree import edit as edit_module

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pfsmount.ids import EntryName, RepoPath
+from pfsmount.objects.batch import Batch
 from pfsmount.objects.index import Table
 from pfsmount.objects.segment import Location, RecordKind
-from pfsmount.objects.store import Batch
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import directory_entry
 from pfsmount.tree.edit import build_directory
