@@ -181,6 +181,10 @@ def umount(
     done = unmount(point, output.store_path(), force=force)
     what = "took away the dead mount at" if done.was_dead else "unmounted"
     output.say(f"{what} {done.mount_point}")
+    if done.ending is not None:
+        output.note(
+            f"pfs: process {done.ending}, which served it, has not ended yet, and keeps its branches from others until then; nothing is lost if you end it: kill -9 {done.ending}"
+        )
 
 
 def mounts(

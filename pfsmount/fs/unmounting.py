@@ -13,7 +13,7 @@ from pfsmount.errors import Busy, InvalidInput
 from pfsmount.fs.mountpoint import live_at, mounted_at, real_path, run_unmount
 from pfsmount.fs.records import MountRecord, live_mounts
 
-_END_SECONDS = 20
+END_SECONDS = 20.0
 _USERS_MAX = 5
 
 
@@ -25,10 +25,12 @@ class Unmounted:
     was_dead: bool
     """Nobody served it any more."""
     forced: bool
+    ending: int | None = None
+    """The process that served it and has not ended yet: until then it has the worktrees."""
 
 
-def unmount(path: Path, store: Path, *, force: bool = False) -> Unmounted:
-    """Unmount, and wait until the daemon has ended, so that its worktrees are free. `force`: whoever uses it, and even if it hangs.
+def unmount(path: Path, store: Path, *, force: bool = False, seconds: float = END_SECONDS) -> Unmounted:
+    """Unmount, and wait (so many seconds at most) until the daemon has ended, so that its worktrees are free. `force`: whoever uses it, and even if it hangs.
 
     `store` is where its daemon is looked for when the mount does not name its own.
 
@@ -49,7 +51,7 @@ def unmount(path: Path, store: Path, *, force: bool = False) -> Unmounted:
         return Unmounted(point, mount.store is not None and not mount.is_of_job, force)
     if force:
         _force(point, record)
-        return Unmounted(point, False, True)
+        return Unmounted(point, False, True, _ending(record))
     try:
         run_unmount(point, lazy=False)
     except Busy:
@@ -58,8 +60,8 @@ def unmount(path: Path, store: Path, *, force: bool = False) -> Unmounted:
         raise Busy(f"{path} is in use{who}", hint=f"end what uses it, or 'pfs umount --force {path}'") from None
     with suppress(ProcessLookupError, PermissionError):
         os.kill(record.pid, signal.SIGCONT)  # stopped, it would not notice
-    _wait_for_end(record)
-    return Unmounted(point, False, False)
+    _wait_for_end(record, seconds)
+    return Unmounted(point, False, False, _ending(record))
 
 
 def _force(point: str, record: MountRecord) -> None:
@@ -79,7 +81,11 @@ def _alive(record: MountRecord) -> bool:
     return any(other.pid == record.pid for other in live_mounts(Path(record.store)))
 
 
-def _wait_for_end(record: MountRecord, seconds: float = _END_SECONDS) -> None:
+def _ending(record: MountRecord) -> int | None:
+    return record.pid if _alive(record) else None
+
+
+def _wait_for_end(record: MountRecord, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while _alive(record) and time.monotonic() < deadline:
         time.sleep(0.01)
