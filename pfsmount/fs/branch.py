@@ -205,7 +205,7 @@ class BranchPlace(Place):
 
     # Attributes
 
-    def set_attributes(self, ino: int, values: dict[str, int], uid: int) -> Found:
+    def set_attributes(self, ino: int, values: dict[str, int]) -> Found:
         worktree = self.change()
         node = self.node(ino)
         if "size" in values:
@@ -214,11 +214,12 @@ class BranchPlace(Place):
             if node.kind is not NodeKind.FILE:
                 raise IsADirectory("only a file has a size")
             try:
-                worktree.truncate(node, size, keep_setid=uid == 0)
+                worktree.truncate(node, size)
             except Frozen:
                 raise Thaw(self, node) from None
-        if values:
-            worktree.set_attributes(node, **values)
+            if not values:
+                return self._show(node)
+        worktree.set_attributes(node, **values)
         return self._show(node)
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
@@ -242,7 +243,7 @@ class BranchPlace(Place):
                     worktree.truncate(node, 0, keep_setid=uid == 0)
                 except Frozen:
                     raise Thaw(self, node) from None
-        return BranchFile(self, node, keep_setid=uid == 0, writes=bool(flags & _WRITE_FLAGS))
+        return BranchFile(self, node, writes=bool(flags & _WRITE_FLAGS))
 
     def wake_writers(self) -> None:
         """A frozen file may be written to again."""
@@ -271,13 +272,12 @@ class Thaw(Later):
 class BranchFile(OpenFile):
     """An open file of a worktree. Shows what the node shows, before and after a commit."""
 
-    __slots__ = ("_branch", "_content", "_entry", "_writes", "keep_setid", "node")
+    __slots__ = ("_branch", "_content", "_entry", "_writes", "node")
 
-    def __init__(self, place: BranchPlace, node: Node, *, keep_setid: bool, writes: bool) -> None:
+    def __init__(self, place: BranchPlace, node: Node, *, writes: bool) -> None:
         super().__init__(place, keep_cache=place.worktree.owns_data)
         self._branch = place
         self.node = node
-        self.keep_setid = keep_setid
         self._entry: Entry | None = None
         self._content: Content | None = None
         self._content_now()
@@ -307,7 +307,7 @@ class BranchFile(OpenFile):
             raise Closed(branch.gate)
         started = time.monotonic()
         try:
-            count = branch.worktree.write(self.node, offset, data, keep_setid=self.keep_setid)
+            count = branch.worktree.write(self.node, offset, data)
         except Frozen:
             raise Thaw(branch, self.node) from None
         ended = branch.changed_at = time.monotonic()
@@ -381,9 +381,7 @@ class WorktreeWrite(_InFlight):
 
     def done(self, count: int) -> None:
         """Account for what was written."""
-        self._branch.worktree.wrote(
-            self._file.node, self._change, self._data, self._offset, count, keep_setid=self._file.keep_setid
-        )
+        self._branch.worktree.wrote(self._file.node, self._change, self._data, self._offset, count)
 
 
 class WorktreeSync(_InFlight):

@@ -377,9 +377,9 @@ class Operations(pyfuse3.Operations):
         if fields.update_mtime:
             values["mtime_ns"] = attr.st_mtime_ns
         try:
-            found = self._fs.set_attributes(inode, values, ctx.uid)
+            found = self._fs.set_attributes(inode, values)
         except Exception as error:
-            found = await self._again(error, self._fs.set_attributes, inode, values, ctx.uid)
+            found = await self._again(error, self._fs.set_attributes, inode, values)
         return self._attributes(found)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:

@@ -259,8 +259,8 @@ class Place:
     def move(self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int) -> None:
         raise self.refuse()
 
-    def set_attributes(self, ino: int, values: dict[str, int], uid: int) -> Found:
-        """`values`: mode, uid, gid, mtime_ns, size; what is not given stays. `uid` asks."""
+    def set_attributes(self, ino: int, values: dict[str, int]) -> Found:
+        """`values`: mode, uid, gid, mtime_ns, size; what is not given stays."""
         raise self.refuse()
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:

@@ -372,6 +372,8 @@ class Overlay:
         if data is not None:
             stat = self.stat_data(change)
             size, mtime_ns, blocks = stat.size, stat.mtime_ns, stat.blocks
+            # the kernel's stamps may be finer than our clock; never before the mtime of the same write
+            ctime_ns = max(ctime_ns, stat.ctime_ns)
             if data.extents is not None:
                 blocks = -(-size // _STAT_BLOCK)
         elif kind is not NodeKind.DIRECTORY:

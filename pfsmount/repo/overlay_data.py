@@ -164,7 +164,7 @@ class DataFiles:
             found = os.stat(str(number), dir_fd=self._at()) if fd is None else os.fstat(fd)
         except FileNotFoundError:
             raise Stale("the changes that the file was part of are committed or gone") from None
-        return FileStat(found.st_size, found.st_mtime_ns, found.st_blocks)
+        return FileStat(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_blocks)
 
     def set_mtime(self, number: int, mtime_ns: int) -> None:
         """Set the time of a file. Raises OSError."""

@@ -154,6 +154,7 @@ class FileStat(NamedTuple):
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     blocks: int
 
 

@@ -66,9 +66,7 @@ class WorktreeFiles(WorktreeNames):
         gid: int | None = None,
         mtime_ns: int | None = None,
     ) -> None:
-        """Set what is given. Raises Stale, ReadOnly, NoSpace, OSError."""
-        if mode is None and uid is None and gid is None and mtime_ns is None:
-            return
+        """Set what is given, and the ctime in any case. Raises Stale, ReadOnly, NoSpace, OSError."""
         self.writable(node)
         change = self.promote(node)
         values = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns}
@@ -224,8 +222,8 @@ class WorktreeFiles(WorktreeNames):
         with self.reading(node, content, offset, size) as reading:
             return reading.run()
 
-    def write(self, node: Node, offset: int, buffer: bytes, *, keep_setid: bool = True) -> int:
-        """Write at an offset and return how much. `keep_setid`: the writer may leave setuid and setgid bits on.
+    def write(self, node: Node, offset: int, buffer: bytes) -> int:
+        """Write at an offset and return how much.
 
         Raises NoSpace, Stale, ReadOnly, OSError.
         """
@@ -237,13 +235,14 @@ class WorktreeFiles(WorktreeNames):
         except OSError:
             wrote_in_part(data, offset)
             raise
-        self.wrote(node, change, data, offset, count, keep_setid=keep_setid)
+        self.wrote(node, change, data, offset, count)
         return count
 
-    def wrote(
-        self, node: Node, change: Change, data: FileData, offset: int, count: int, *, keep_setid: bool = True
-    ) -> None:
-        """Account for bytes that are in the data file now."""
+    def wrote(self, node: Node, change: Change, data: FileData, offset: int, count: int) -> None:
+        """Account for bytes that are in the data file now.
+
+        Setuid and setgid bits are not looked at: the kernel knows who writes, and takes them away with a request of its own.
+        """
         data.stat = None
         self.tick += 1
         change.version = self.tick
@@ -254,8 +253,6 @@ class WorktreeFiles(WorktreeNames):
             if not data.extents.covers(offset, end):
                 self._append_shown(node, change, ["extent", change.number, offset, end - offset])
                 data.extents.add(offset, end)
-        if not keep_setid and change.mode & _SETID:
-            self._drop_setid(node, change)
 
     def _look_ahead(self, change: Change, data: FileData, start: int, end: int) -> None:
         """Bytes were written that a commit may find done already."""
@@ -272,7 +269,10 @@ class WorktreeFiles(WorktreeNames):
             change.touched |= Touched.MODE
 
     def truncate(self, node: Node, size: int, *, keep_setid: bool = True) -> None:
-        """Set the size of a file. Raises NoSpace, Stale, ReadOnly, OSError."""
+        """Set the size of a file. Without `keep_setid` (O_TRUNC, which the kernel leaves to us) the setuid and setgid bits go.
+
+        Raises NoSpace, Stale, ReadOnly, OSError.
+        """
         if not 0 <= size <= _SIZE_MAX:
             raise InvalidInput(f"a file cannot have {size} bytes")
         data = self.file_data(node, keep=size > 0)
