@@ -371,3 +371,26 @@ def test_a_commit_gives_the_lock_back(worktree: Worktree) -> None:
         assert worktree.is_clean
         assert not worktree.owned
         assert list(worktree.path.glob("journal.*")) == []
+
+
+def test_a_number_is_kept_when_the_kernel_forgot_what_was_committed(worktree: Worktree) -> None:
+    """Memory pressure, or drop_caches, makes it forget at any time; only new mounts give new numbers."""
+    directory = worktree.make(worktree.root, b"dir", NodeKind.DIRECTORY, mode=0o755, uid=0, gid=0)
+    file = worktree.make(worktree.root, b"file", NodeKind.FILE, mode=0o644, uid=0, gid=0)
+    worktree.move(worktree.root, b"file", directory, b"moved")
+    worktree.write(file, 0, b"one")
+    numbers = directory.ino, file.ino
+    directory.lookups = file.lookups = 1
+    for content in (b"two", b"three"):
+        worktree.commit("m")
+        worktree.forget(file.ino, 1)
+        worktree.forget(directory.ino, 1)
+        assert worktree.nodes.keys() == {1}
+        assert at(worktree, "dir").ino == numbers[0]
+        file = at(worktree, "dir/moved")
+        directory = at(worktree, "dir")
+        assert file.ino == numbers[1]
+        directory.lookups = file.lookups = 1
+        worktree.write(file, 0, content)
+    other = worktree.make(worktree.root, b"other", NodeKind.FILE, mode=0o644, uid=0, gid=0)
+    assert other.ino not in numbers

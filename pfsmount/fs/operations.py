@@ -82,7 +82,9 @@ class Operations(pyfuse3.Operations):
     # Encoding
 
     def _attributes(self, found: Found) -> EntryAttributes:
-        (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks), timeout, name_timeout) = found
+        (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks, atime_ns), timeout, name_timeout) = (
+            found
+        )
         entry = EntryAttributes()
         entry.st_ino = ino
         entry.st_mode = _FORMATS[kind] | (mode & self._mask)
@@ -95,7 +97,7 @@ class Operations(pyfuse3.Operations):
         entry.st_size = size
         entry.st_blocks = blocks
         entry.st_blksize = _BLOCK_HINT
-        entry.st_atime_ns = mtime_ns
+        entry.st_atime_ns = mtime_ns if atime_ns is None else atime_ns
         entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = ctime_ns
         entry.entry_timeout = timeout if timeout < name_timeout else name_timeout
@@ -376,6 +378,8 @@ class Operations(pyfuse3.Operations):
             values["gid"] = attr.st_gid
         if fields.update_mtime:
             values["mtime_ns"] = attr.st_mtime_ns
+        if fields.update_atime:
+            values["atime_ns"] = attr.st_atime_ns
         try:
             found = self._fs.set_attributes(inode, values)
         except Exception as error:

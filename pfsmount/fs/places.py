@@ -260,7 +260,7 @@ class Place:
         raise self.refuse()
 
     def set_attributes(self, ino: int, values: dict[str, int]) -> Found:
-        """`values`: mode, uid, gid, mtime_ns, size; what is not given stays."""
+        """`values`: mode, uid, gid, mtime_ns, atime_ns, size; what is not given stays."""
         raise self.refuse()
 
     def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:

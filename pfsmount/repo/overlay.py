@@ -4,7 +4,8 @@ Everything here is for one thread at a time, and no method waits for anything bu
 would wait raises `WouldBlock` before anything has changed; the caller does `work()` in another thread and calls again.
 
 Inode numbers are local to the worktree. The number of a node that shows the base follows from its place (of a file also from its
-content), so a node that was forgotten and is looked up again has the number it had. New nodes count up from `FIRST_NEW`.
+content), so a node that was forgotten and is looked up again has the number it had. New nodes count up from `FIRST_NEW`, and keep that number when they
+are committed.
 Callers outside own the numbers below.
 
 **Moving the base** costs nothing here: `epoch` goes one up, and each node that shows the base looks its entry up again when it is next
@@ -45,6 +46,7 @@ _BASE_BIT = 1 << (INO_BITS - 1)
 _BASE_MASK = _BASE_BIT - 1
 DIRECTORY_SIZE = 4096
 _STAT_BLOCK = 512
+_RENUMBERED_MAX = 100_000
 
 
 class WouldBlock(Exception):
@@ -110,6 +112,8 @@ class Overlay:
         """Conflicts with the branch that are settled while others are open: how, and what the decision was about."""
         # Nodes that show the base but keep a number from before: parent's number and name → node.
         self._pinned: dict[tuple[int, bytes], Node] = {}
+        # The same for those that were forgotten since: the number that follows from the place → the number that it had.
+        self._renumbered: dict[int, int] = {}
 
     # Nodes and their numbers
 
@@ -161,6 +165,7 @@ class Overlay:
             if self.nodes.get(at.ino) is not at:
                 return
             del self.nodes[at.ino]
+            self._remember_number(at)
             self.unpin(at)
             change = at.change
             if change is not None and change.data is not None and change.owns_file and self.owns_data:
@@ -190,6 +195,14 @@ class Overlay:
             if self._pinned.get(key) is node:
                 del self._pinned[key]
 
+    def _remember_number(self, node: Node) -> None:
+        parent, entry = node.parent, node.entry
+        if parent is None or entry is None or self._pinned.get((parent.ino, node.name)) is not node:
+            return
+        if len(self._renumbered) >= _RENUMBERED_MAX:
+            del self._renumbered[next(iter(self._renumbered))]
+        self._renumbered[_base_number(parent, node.name, entry)] = node.ino
+
     def base_node(self, parent: Node, name: bytes, entry: Entry) -> Node:
         """The node that shows what the base has at a name."""
         if self._pinned:
@@ -198,11 +211,14 @@ class Overlay:
                 if self.current(pinned):
                     return pinned
                 self.unpin(pinned)
-        if entry.kind is Kind.DIRECTORY:
-            ino = hash((parent.ino, name))
-        else:
-            ino = hash((parent.ino, name, entry.mtime_ns, entry.id))
-        ino = (ino & _BASE_MASK) | _BASE_BIT
+        ino = _base_number(parent, name, entry)
+        if self._renumbered:
+            given = self._renumbered.pop(ino, None)
+            if given is not None and given not in self.nodes:
+                again = Node(given, node_kind(entry), parent, name, entry, self.epoch)
+                self.register(again)
+                self.pin(again)
+                return again
         while True:
             node = self.nodes.get(ino)
             if node is None:
@@ -380,7 +396,8 @@ class Overlay:
             size = entry.size if entry is not None else 0
             blocks = -(-size // _STAT_BLOCK)
         nlink = change.links if node.state is State.NAMED else 0
-        return Attributes(node.ino, kind, change.mode, nlink, change.uid, change.gid, size, mtime_ns, ctime_ns, blocks)
+        owner = (change.uid, change.gid)
+        return Attributes(node.ino, kind, change.mode, nlink, *owner, size, mtime_ns, ctime_ns, blocks, change.atime_ns)
 
     def stat_data(self, change: Change) -> FileStat:
         """Size, time and blocks of a changed file's data file."""
@@ -405,6 +422,15 @@ class Overlay:
         if node.entry is None or node.entry.target is None:
             raise IsADirectory("only a symlink has a target")
         return node.entry.target
+
+
+def _base_number(parent: Node, name: bytes, entry: Entry) -> int:
+    """The number of a node that shows the base, unless it is taken or another was given to it before."""
+    if entry.kind is Kind.DIRECTORY:
+        ino = hash((parent.ino, name))
+    else:
+        ino = hash((parent.ino, name, entry.mtime_ns, entry.id))
+    return (ino & _BASE_MASK) | _BASE_BIT
 
 
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; Python has no name for it

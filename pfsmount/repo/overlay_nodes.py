@@ -178,6 +178,7 @@ class Change:
     """What the journal says of a node. `number` is 0 for one that lost its name before it was ever in the journal."""
 
     __slots__ = (
+        "atime_ns",
         "ctime_ns",
         "data",
         "gid",
@@ -203,6 +204,8 @@ class Change:
         self.mtime_ns = mtime_ns
         """Not used while `data` is set: then the data file has it."""
         self.ctime_ns = mtime_ns
+        self.atime_ns = mtime_ns
+        """What somebody set, in memory only; reading does not change it."""
         self.xattrs: dict[bytes, bytes] | None = None
         """None: those of the entry."""
         self.data: FileData | None = None
@@ -279,6 +282,8 @@ class Attributes(NamedTuple):
     ctime_ns: int
     blocks: int
     """Of 512 bytes."""
+    atime_ns: int | None = None
+    """None: the mtime."""
 
 
 class Effects(NamedTuple):

@@ -65,8 +65,9 @@ class WorktreeFiles(WorktreeNames):
         uid: int | None = None,
         gid: int | None = None,
         mtime_ns: int | None = None,
+        atime_ns: int | None = None,
     ) -> None:
-        """Set what is given, and the ctime in any case. Raises Stale, ReadOnly, NoSpace, OSError."""
+        """Set what is given, and the ctime in any case; the atime lasts until a commit or the end of this process. Raises Stale, ReadOnly, NoSpace, OSError."""
         self.writable(node)
         change = self.promote(node)
         values = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns}
@@ -78,6 +79,8 @@ class WorktreeFiles(WorktreeNames):
         if given:
             self.append(node, ["attr", change.number, given])
         self.put_attributes(node, mode, uid, gid, mtime_ns, now_ns())
+        if atime_ns is not None:
+            change.atime_ns = atime_ns
         if change.data is not None and mtime_ns is not None:
             change.data.stat = None
             self.data.set_mtime(change.number, mtime_ns)

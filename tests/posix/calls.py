@@ -28,6 +28,7 @@ USERS: dict[int, tuple[int, list[int]]] = {0: (0, [0]), 4001: (4001, [4100]), 40
 _O_PATH = os.O_PATH
 _libc = ctypes.CDLL(None, use_errno=True)
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ def link2(old: bytes, new: bytes, follow: bool) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def set_times(path: bytes, atime: tuple[int, int], mtime: tuple[int, int], *, follow: bool = True) -> None:
+    """utimensat(2), with seconds and nanoseconds, NOW or OMIT. Raises OSError."""
+    times = (ctypes.c_long * 4)(*atime, *mtime)
+    if _libc.utimensat(-100, path, times, 0 if follow else 0x100):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def shown(info: os.stat_result) -> tuple[int, ...]:
     """What of a stat is the same everywhere."""
     directory = stat.S_ISDIR(info.st_mode)
@@ -104,10 +113,12 @@ class Actor:
         self._fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
-        """Close everything."""
+        """Close everything; any number of times."""
         for slot in list(self.slots):
             self._close(slot)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def do(self, call: Call) -> object:
         """The result, or the name of the errno."""
@@ -192,9 +203,7 @@ class Actor:
         os.utime(path, ns=times, follow_symlinks=follow) if times else os.utime(path, follow_symlinks=follow)
 
     def do_omit(self, path: bytes, atime: tuple[int, int], mtime: tuple[int, int], follow: bool) -> None:
-        times = (ctypes.c_long * 4)(*atime, *mtime)
-        if _libc.utimensat(-100, path, times, 0 if follow else 0x100):
-            raise OSError(ctypes.get_errno(), "utimensat")
+        set_times(path, atime, mtime, follow=follow)
 
     def do_truncate(self, path: bytes, size: int) -> None:
         os.truncate(path, size)
@@ -448,9 +457,8 @@ class Maker:
         return Call("utimens", (self._path(), self._times(), self._follow()))
 
     def _omit(self) -> Call:
-        now, omit = (1 << 30) - 1, (1 << 30) - 2
         random = self._random
-        parts = [(random.choice([5, 1_000_000]), random.choice([now, omit, omit, 77, 999_999_999])) for _ in "am"]
+        parts = [(random.choice([5, 1_000_000]), random.choice([NOW, OMIT, OMIT, 77, 999_999_999])) for _ in "am"]
         return Call("omit", (self._path(), *parts, self._follow()))
 
     def _truncate(self) -> Call:

@@ -6,11 +6,12 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, acting_as, link2, rename2
+from tests.posix.calls import NOW, OMIT, RENAME_EXCHANGE, RENAME_NOREPLACE, acting_as, link2, rename2, set_times
 from tests.posix.conftest import errno_of, root_only, touch
 
 ACL = struct.pack("<I" + "HHi" * 5, 2, 1, 6, -1, 2, 4, 4001, 4, 4, -1, 16, 4, -1, 32, 4, -1)
@@ -337,10 +338,31 @@ def test_times(place: str) -> None:
     touch("file")
     os.symlink("file", "link")
     for ns in (0, 1, -1, 999_999_999, -2_000_000_000_000_000_001, 4_000_000_000_123_456_789):
-        os.utime("file", ns=(7, ns))
+        os.utime("file", ns=(ns + 7, ns))
+        assert (os.stat("file").st_atime_ns, os.stat("file").st_mtime_ns) == (ns + 7, ns)
+        os.utime("link", ns=(ns + 8, ns + 5), follow_symlinks=False)
+        assert (os.lstat("link").st_atime_ns, os.lstat("link").st_mtime_ns) == (ns + 8, ns + 5)
         assert os.stat("file").st_mtime_ns == ns
-        os.utime("link", ns=(7, ns + 5), follow_symlinks=False)
-        assert (os.lstat("link").st_mtime_ns, os.stat("file").st_mtime_ns) == (ns + 5, ns)
+
+
+def test_times_one_by_one(place: str) -> None:
+    """UTIME_OMIT leaves one alone, UTIME_NOW sets it to now; writing does not touch the atime."""
+    touch("file")
+    os.mkdir("dir")
+    for path in (b"file", b"dir"):
+        set_times(path, (5, 5), (6, 6))
+        set_times(path, (0, OMIT), (7, 7))
+        assert (os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns) == (5_000_000_005, 7_000_000_007)
+        set_times(path, (8, 8), (0, OMIT))
+        assert (os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns) == (8_000_000_008, 7_000_000_007)
+        set_times(path, (0, OMIT), (0, NOW))
+        assert os.stat(path).st_atime_ns == 8_000_000_008
+        assert abs(os.stat(path).st_mtime_ns - time.time_ns()) < 60_000_000_000
+        assert errno_of(set_times, path, (1, 1_000_000_000), (1, 1)) == "EINVAL"
+        assert errno_of(set_times, path, (0, OMIT), (0, OMIT)) == "ok"
+    with open("file", "ab") as file:
+        file.write(b"x")
+    assert os.stat("file").st_atime_ns == 8_000_000_008
 
 
 @root_only

@@ -200,7 +200,7 @@ def test_control_files(mounted: Scene) -> None:
 def test_what_posix_it_is_not(mounted: Scene) -> None:
     """S68 Where it is not quite a disk
 
-    FIFOs and sockets work, and are not versioned; device nodes are refused (EPERM). The time of last access is that of the last change. Hard links work until a commit, which makes each a
+    FIFOs and sockets work, and are not versioned; device nodes are refused (EPERM). Reading does not change the time of last access, and a commit makes it that of the last change. Hard links work until a commit, which makes each a
     file of its own (the content is stored once). A rename from one branch to another is refused as one between disks (EXDEV), so `mv` copies.
     """
     os.mkfifo(mounted.master / "fifo")
@@ -214,6 +214,9 @@ def test_what_posix_it_is_not(mounted: Scene) -> None:
     assert (mounted.mount_point / "images@master~0" / "file").stat().st_nlink == 1
     info = (mounted.master / "file").stat()
     assert info.st_atime_ns == info.st_mtime_ns
+    os.utime(mounted.master / "file", ns=(1, 2))
+    (mounted.master / "file").read_bytes()
+    assert (mounted.master / "file").stat().st_atime_ns == 1
     mounted.pfs("branch", "images@other", "--empty")
     other = mounted.mount_point / "images@other"
     assert errno_of(lambda: os.rename(mounted.master / "file", other / "file")) == "EXDEV"
