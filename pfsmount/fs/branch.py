@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import trio
 
@@ -65,6 +65,8 @@ class BranchPlace(Place):
         self.waiting = 0
         self.writers = 0
         """Open files that can be written to."""
+        self.mappable: dict[Node, int] = {}
+        """Of files that are open for reading and writing, how often: only these can be written to through a memory map."""
         self.changed_at = time.monotonic()
         """When a change was last asked for."""
         self.slow_until = 0.0
@@ -243,7 +245,20 @@ class BranchPlace(Place):
                     worktree.truncate(node, 0, keep_setid=uid == 0)
                 except Frozen:
                     raise Thaw(self, node) from None
-        return BranchFile(self, node, writes=bool(flags & _WRITE_FLAGS))
+        return BranchFile(self, node, flags & _WRITE_FLAGS)
+
+    def mappable_paths(self) -> Collection[bytes]:
+        """Where in the mount the files are that may have pages which nobody told us of."""
+        found = []
+        for node in self.mappable:
+            names, at = [], node
+            while at is not self.top and at.parent is not None:
+                names.append(at.name)
+                at = at.parent
+            if at is self.top and node.state is State.NAMED:
+                root = [os.fsencode(self.title)] if self.prefix else []
+                found.append(b"/".join([*root, *reversed(names)]))
+        return found
 
     def wake_writers(self) -> None:
         """A frozen file may be written to again."""
@@ -272,9 +287,10 @@ class Thaw(Later):
 class BranchFile(OpenFile):
     """An open file of a worktree. Shows what the node shows, before and after a commit."""
 
-    __slots__ = ("_branch", "_content", "_entry", "_writes", "node")
+    __slots__ = ("_branch", "_content", "_entry", "_way", "node")
 
-    def __init__(self, place: BranchPlace, node: Node, *, writes: bool) -> None:
+    def __init__(self, place: BranchPlace, node: Node, way: int) -> None:
+        """`way`: O_RDONLY, O_WRONLY or O_RDWR."""
         super().__init__(place, keep_cache=place.worktree.owns_data)
         self._branch = place
         self.node = node
@@ -282,8 +298,10 @@ class BranchFile(OpenFile):
         self._content: Content | None = None
         self._content_now()
         place.worktree.opened(node)
-        self._writes = writes
-        place.writers += writes
+        self._way = way
+        place.writers += way != os.O_RDONLY
+        if way == os.O_RDWR:
+            place.mappable[node] = place.mappable.get(node, 0) + 1
 
     def _content_now(self) -> Content | None:
         """What the node's entry refers to, open; a commit gives it another."""
@@ -331,8 +349,13 @@ class BranchFile(OpenFile):
         return WorktreeSync(self._branch, self.node)
 
     def close(self) -> None:
-        self._branch.writers -= self._writes
-        self._branch.worktree.closed(self.node)
+        branch, node = self._branch, self.node
+        branch.writers -= self._way != os.O_RDONLY
+        if self._way == os.O_RDWR:
+            branch.mappable[node] -= 1
+            if not branch.mappable[node]:
+                del branch.mappable[node]
+        branch.worktree.closed(node)
 
 
 class _InFlight:

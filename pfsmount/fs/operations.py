@@ -15,7 +15,7 @@ import inspect
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pyfuse3
@@ -26,6 +26,7 @@ from pfsmount.errors import PfsError
 from pfsmount.fs.errnos import errno_of, is_expected
 from pfsmount.fs.filesystem import Filesystem
 from pfsmount.fs.places import Found, Later, OpenFile
+from pfsmount.ids import display
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
 
@@ -486,8 +487,23 @@ class FuseKernel:
         pyfuse3.invalidate_entry_async(mark, b"", ignore_enoent=True)  # type: ignore[arg-type]
         await mark.reached.wait()
 
-    def sync_pages(self) -> None:
-        pyfuse3.syncfs(self._mount_point)
+    def sync_pages(self, paths: Collection[bytes]) -> None:
+        # syncfs only starts it: it returns when the requests are queued in the kernel, of which only some have come to us by then (measured on Linux
+        # 6.18: of 733 single pages 3). fsync waits for the answers, file by file.
+        if paths:
+            pyfuse3.syncfs(self._mount_point)
+        for path in paths:
+            try:
+                fd = os.open(
+                    os.path.join(os.fsencode(self._mount_point), path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
+            except OSError as error:  # renamed or removed just now, or not for us to read
+                log.info("the pages of %s were not asked for: %s", display(path), error)
+                continue
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def _forget_attributes(inos: set[int]) -> None:

@@ -44,8 +44,8 @@ class Kernel(Protocol):
     async def settled(self) -> None:
         """Wait until all that was asked before has happened."""
 
-    def sync_pages(self) -> None:
-        """Write dirty pages of memory maps back to the mount. Waits; for another thread."""
+    def sync_pages(self, paths: Collection[bytes]) -> None:
+        """Write dirty pages of memory maps of these files of the mount back to it. Waits; for another thread."""
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -156,6 +156,10 @@ class Turning:
 
     # Committing
 
+    async def _sync_pages(self) -> None:
+        paths = self.place.mappable_paths()
+        await in_thread(lambda: self._kernel.sync_pages(paths))
+
     async def commit(
         self, message: str, paths: Collection[RepoPath] | None = None, author: str | None = None
     ) -> CommitResult:
@@ -163,7 +167,7 @@ class Turning:
 
         Raises Conflict, NotFound, ReadOnly, NoSpace, OSError, Corrupt; then nothing is committed and nothing lost.
         """
-        await in_thread(self._kernel.sync_pages)
+        await self._sync_pages()
         async with self._turning:
             with self.place.worktree.turn_of_branch() as turn:
                 for attempt in range(_TRIES):
@@ -246,7 +250,7 @@ class Turning:
     async def discard(self, paths: Collection[RepoPath] | None = None) -> None:
         """Give up all changes, or those at and below `paths`. Raises NotFound, ReadOnly, NoSpace."""
         worktree = self.place.worktree
-        await in_thread(self._kernel.sync_pages)
+        await self._sync_pages()
         async with self._turning:
             await self._follow()
             if worktree.foreign is not None:
@@ -264,7 +268,7 @@ class Turning:
     async def resolve(self, how: Resolution, paths: Collection[RepoPath] | None) -> tuple[list[RepoPath], int]:
         """Settle conflicts at and below `paths`, or all: what was settled, and how many are open. Raises NotFound, ReadOnly, NoSpace."""
         worktree = self.place.worktree
-        await in_thread(self._kernel.sync_pages)
+        await self._sync_pages()
         async with self._turning:
             await self._follow()
             if worktree.foreign is not None:

@@ -199,6 +199,30 @@ def test_mmap(mount: Mount) -> None:
     assert path.read_bytes()[6000:6005] == b"later"
 
 
+def test_a_commit_has_every_page_of_every_map(mount: Mount) -> None:
+    """Hundreds of single pages, of more files than one, also of a renamed one: each is a request of its own, and the kernel sends a dozen at a time."""
+    size, step = 6_000_000, 16384
+    (mount.master / "dir").mkdir()
+    paths = [mount.master / "one", mount.master / "dir" / "two", mount.master / "three"]
+    for path in paths:
+        path.write_bytes(bytes(size))
+    mount.commit()
+    files = [path.open("r+b") for path in paths]
+    maps = [mmap.mmap(file.fileno(), 0) for file in files]
+    paths[2] = paths[2].rename(mount.master / "dir" / "renamed")
+    for number in range(1, 4):
+        for mapped in maps:
+            for at in range(0, size, step):
+                mapped[at] = number
+        (mount.master / ".pfs" / "commit").write_text(f"commit {number}")
+        for path in paths:
+            data = (mount.point / "images@master~0" / path.relative_to(mount.master)).read_bytes()
+            assert set(data[::step]) == {number}, path
+    for mapped, file in zip(maps, files, strict=True):
+        mapped.close()
+        file.close()
+
+
 def test_open_files_live_through_commits(mount: Mount) -> None:
     path = mount.master / "log"
     with path.open("wb", buffering=0) as writer, path.open("rb") as reader:
