@@ -89,6 +89,12 @@ def set_times(path: bytes, atime: tuple[int, int], mtime: tuple[int, int], *, fo
         raise OSError(number, os.strerror(number))
 
 
+def listed_xattrs(path: bytes, *, follow: bool = False) -> list[str]:
+    """Names of extended attributes, without those by which a mount tells of the version. Raises OSError."""
+    found = os.listxattr(path, follow_symlinks=follow)
+    return sorted(name for name in found if not name.startswith("user.pfs."))
+
+
 def shown(info: os.stat_result) -> tuple[int, ...]:
     """What of a stat is the same everywhere."""
     directory = stat.S_ISDIR(info.st_mode)
@@ -218,7 +224,7 @@ class Actor:
         os.removexattr(path, name, follow_symlinks=follow)
 
     def do_listxattr(self, path: bytes, follow: bool) -> list[str]:
-        return sorted(os.listxattr(path, follow_symlinks=follow))
+        return listed_xattrs(path, follow=follow)
 
     # Open files
 

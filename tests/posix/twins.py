@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.mounted.conftest import Mount
-from tests.posix.calls import Actor, Call, shown
+from tests.posix.calls import Actor, Call, listed_xattrs, shown
 
 TURNS = ("commit", "remount", "kill")
 _CLOCK_REALTIME_COARSE = 5
@@ -33,6 +33,7 @@ KNOWN = {
     "trusted.*, security.* and ACLs": "are refused (EOPNOTSUPP): only user.* is versioned",
     "setgid without x for the group": "stays when somebody outside the group writes: the kernel's FUSE takes away only the pair, and alone it does nothing",
     "times of FIFOs": "stay when something is written through them: the kernel does not tell a FUSE filesystem",
+    "user.pfs.*": "tell of the version, and are not the program's",
     "devices": "are refused (EPERM) for root as well (S68)",
 }
 """Where a mounted branch is not ext4 and need not be: what is not compared, and why."""
@@ -94,9 +95,7 @@ def contents(top: Path, tree: Tree) -> dict[bytes, object]:
     found: dict[bytes, object] = {}
     for path, one in tree.items():
         full = os.path.join(os.fsencode(top), path)
-        xattrs = {
-            name: os.getxattr(full, name, follow_symlinks=False) for name in os.listxattr(full, follow_symlinks=False)
-        }
+        xattrs = {name: os.getxattr(full, name, follow_symlinks=False) for name in listed_xattrs(full)}
         digest = ""
         if stat.S_ISREG(one.same[0]):
             with open(full, "rb") as file:
@@ -234,8 +233,10 @@ class Twins:
         }
         here = look(committed)
         compare_trees(_alone(disk), _alone(here))
-        if contents(self._disk_top, disk) != contents(committed, here):
-            raise Difference("the commit has other bytes or attributes")
+        theirs, ours = contents(self._disk_top, disk), contents(committed, here)
+        for path in theirs:
+            if theirs[path] != ours[path]:
+                raise Difference(f"the commit has other bytes or attributes of {path!r}: {ours[path]}, {theirs[path]}")
 
     def _separate_links(self) -> None:
         """Leave one name of each file, in both directories: a commit makes each name a file of its own."""
