@@ -16,6 +16,7 @@ from pfsmount.objects.index import Table
 from pfsmount.objects.segment import Location, RecordKind, SegmentRow, segment_path
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.pointers import create_tag, rename_branch, set_default_branch
+from pfsmount.repo.private_worktrees import begin
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
@@ -96,6 +97,7 @@ def make_rich_store(path: Path, seed: int = 1) -> None:
         with Worktree.open(store, "images", "master") as worktree:
             put_uncommitted(worktree, "photos/new.jpg", dice.randbytes(4000))
             put_uncommitted(worktree, "many/0001.txt", b"changed")
+        begin(store, "images", "dev", "mine")
         with Worktree.open(store, "images", "dev", "mine") as worktree:
             put_uncommitted(worktree, "mine", b"my own")
 
