@@ -32,6 +32,7 @@ BLOCK = 4096
 TINY_MAX = 1024
 """Files up to this size are packed in `tiny` segments; larger ones start on a block."""
 NO_SEGMENT = 0xFFFFFFFF
+_NO_TABLE = (NO_SEGMENT, 0xFFFFFFFFFFFFFFFF)
 SEGMENT_BLOCKS_MAX = 1 << 32
 RECORD_MAX = 256 << 20
 """Bytes of a payload, at most: more than the table of contents of a full segment has. What claims more is damaged, and nobody makes room for it."""
@@ -281,7 +282,7 @@ class TableOfContents:
     """Meta segment and payload offset of the table before this one, of the same data segment."""
 
     def encode(self) -> bytes:
-        before = self.previous or (NO_SEGMENT, 0xFFFFFFFFFFFFFFFF)
+        before = self.previous or _NO_TABLE
         entries = (_TOC_ENTRY.pack(id, length) for id, length in self.pieces)
         return _TOC.pack(self.segment, *before, self.start) + b"".join(entries)
 
@@ -293,10 +294,12 @@ class TableOfContents:
             pieces = [(ObjectId(id), n) for id, n in _TOC_ENTRY.iter_unpack(raw[_TOC.size :])]
             if start + sum(align(n, BLOCK) for _, n in pieces) > SEGMENT_BLOCKS_MAX * BLOCK:
                 raise ValueError
+            before = (before_segment, before_offset)
+            if before_segment == NO_SEGMENT and before != _NO_TABLE:
+                raise ValueError
         except (struct.error, ValueError):
             raise Corrupt("a table of contents is damaged") from None
-        before = None if before_segment == NO_SEGMENT else (before_segment, before_offset)
-        return cls(segment, start, pieces, before)
+        return cls(segment, start, pieces, None if before == _NO_TABLE else before)
 
     def locations(self) -> Iterator[tuple[ObjectId, Location]]:
         """Where each piece is."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pfsmount.errors import Conflict, Corrupt
+from pfsmount.errors import Conflict, Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
@@ -58,7 +58,7 @@ def use(store: Store) -> ObjectId | None:
         with Worktree.open(store, "images", "master", own=True) as worktree:
             list(worktree.changes())
             done = worktree.commit("m", None, author="me")
-    except (Corrupt, Conflict):
+    except (Corrupt, Conflict, NotFound):  # NotFound: its base is a commit that nobody has
         return None
     if done.commit is None:
         return None

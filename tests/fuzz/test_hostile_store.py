@@ -232,5 +232,16 @@ def test_what_is_larger_than_any_disk_can_be_left(made: Path, branch: str) -> No
 @pytest.mark.long
 @pytest.mark.parametrize("branch", list(branches()))
 def test_a_job_over_it(copy: Path, place: Path, branch: str) -> None:
-    args = ["run", "--input", f"images@{branch}:/*", "--output", "images@results", "--inputs", "copy", "--", "true"]
+    paths = "/00000*" if branch == "t-wide" else "/*"  # 20 000 datums would take minutes
+    args = [
+        "run",
+        "--input",
+        f"images@{branch}:{paths}",
+        "--output",
+        "images@results",
+        "--inputs",
+        "copy",
+        "--",
+        "true",
+    ]
     check(run(copy, *args, program="pfsjob"), *args)
