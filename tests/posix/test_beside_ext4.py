@@ -87,7 +87,10 @@ def compare(session: Session, calls: list[Call], seed: int) -> None:
     found = session.run(calls)
     if found is None:
         return
-    fewer, text = session.shrink(calls, found[0])
+    try:
+        fewer, text = session.shrink(calls, found[0])
+    except OSError as error:
+        pytest.fail(f"seed {seed}: call {found[0]}, {found[1]}; then nothing could be tried again: {error}")
     pytest.fail(f"seed {seed}: {found[1]}\nfewest calls: {text}\n" + "\n".join(f"  {call}" for call in fewer))
 
 
