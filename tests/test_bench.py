@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tools.bench_suite import mount_rows
 from tools.bench_suite.__main__ import MODULES
 from tools.bench_suite.bench import Bench
 from tools.bench_suite.commit_rows import count_syncs
@@ -61,7 +62,12 @@ def test_the_list_has_every_row() -> None:
     assert sorted(listed) == sorted(all_rows())
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "module",
+    # twenty rows, of which each mounts twice, and whose code is the same for all settings
+    [pytest.param(module, marks=[pytest.mark.long] if module is mount_rows else []) for module in MODULES],
+    ids=lambda module: module.__name__.rpartition(".")[2],
+)
 def test_every_row_runs_with_the_smallest_sizes(tmp_path: Path, module: ModuleType) -> None:
     names = rows_of(module)
     options = ("--small", "--repeat", "1", "--dir", tmp_path / "work", "--json", tmp_path / "results.json")

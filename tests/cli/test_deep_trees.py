@@ -77,6 +77,7 @@ def seen(top: Path) -> list[tuple[object, ...]]:
     return [(sorted(os.listdir(fd)), os.fstat(fd).st_mode, read(fd, "a"), read(fd, "z")) for fd in descend(top, DEPTH)]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_files")
 def test_put_and_get(images: Run, deep: Path) -> None:
     """In, out as something new, out over what is there, and in again: the same version."""

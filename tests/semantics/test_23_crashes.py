@@ -87,7 +87,7 @@ def test_a_killed_job(jobs: Scene) -> None:
     program = "cd /pfs/images; for f in *; do grep -q bad $f && exit 3; wc -c < $f > /pfs/out/$f; done; exit 0"
     failed = jobs.job(*run, program, code=1)["job"]
     jobs.put({"b": "good"})
-    for seconds in (0.4, 0.6, 0.8):
+    for seconds in (0.4, 1.5, 6):
         with jobs.start("pfsjob", "run", *run, program) as process:
             try:
                 process.wait(seconds)
@@ -95,7 +95,7 @@ def test_a_killed_job(jobs: Scene) -> None:
                 process.send_signal(signal.SIGKILL)
         made = jobs.log("sizes@master")
         listed = json.loads(jobs.run("pfsjob", "list", "--json").stdout)
-        assert [job["commit"] for job in listed if job["state"] == "success"] == [commit["id"] for commit in made]
+        assert [job["commit"] for job in listed if job["state"] == "success"] == [commit["commit"] for commit in made]
         if made:
             assert jobs.ls("sizes@master") == ["a", "b"]
         jobs.pfs("fsck", "--data")
