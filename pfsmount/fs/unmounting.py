@@ -14,6 +14,8 @@ from pfsmount.fs.mountpoint import live_at, mounted_at, real_path, run_unmount
 from pfsmount.fs.records import MountRecord, live_mounts
 
 END_SECONDS = 20.0
+_PATIENCE_SECONDS = 10.0
+"""Before a process that was told to end is killed: on a busy machine three were too few, and what it cleans up in the end stayed."""
 _USERS_MAX = 5
 
 
@@ -73,7 +75,7 @@ def _force(point: str, record: MountRecord) -> None:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(record.pid, number)
                 os.kill(record.pid, signal.SIGCONT)  # stopped, it would not end
-            _wait_for_end(record, 3)
+            _wait_for_end(record, _PATIENCE_SECONDS)
 
 
 def _alive(record: MountRecord) -> bool:

@@ -59,6 +59,8 @@ def edits_of(world: World, edits: list[tuple[str, bytes | None]]) -> dict[str, C
             continue
         if text is None and path not in there:
             continue
+        for gone in [other for other in changes if text is not None and other.startswith(f"{path}/")]:
+            del changes[gone]  # removed before in the same commit: the file in its place says that, too
         changes[path] = text
         there = there | {path} if text is not None else there - {path}
     return changes
