@@ -237,9 +237,8 @@ def run(
             with _libfuse_errors(point):
                 fuse.mount(requests, point, _fuse_options(options, record))
             try:
-                raise_readahead(point)
                 log.info("mounted %s at %s", options.store, point)
-                serve(filesystem, record, None if held is None else held.socket)
+                serve(filesystem, record, None if held is None else held.socket, lambda: raise_readahead(point))
             finally:
                 fuse.unmount()
                 filesystem.close()

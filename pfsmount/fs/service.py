@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -16,24 +17,38 @@ from pfsmount.fs.server import ControlServer
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 """How often heads moved by other processes are looked for: they show within twice this."""
+_TUNINGS = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(filesystem: Filesystem, record: MountRecord, socket: Path | None) -> None:
-    """Serve until the filesystem is unmounted or a signal comes. Without `socket` nobody can ask for anything."""
-    trio.run(_main, filesystem, record, socket)
+def serve(
+    filesystem: Filesystem, record: MountRecord, socket: Path | None, tune: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until the filesystem is unmounted or a signal comes. Without `socket` nobody can ask for anything.
+
+    `tune` is called, in another thread, some times in the first second.
+    """
+    trio.run(_main, filesystem, record, socket, tune)
 
 
-async def _main(filesystem: Filesystem, record: MountRecord, socket: Path | None) -> None:
+async def _main(filesystem: Filesystem, record: MountRecord, socket: Path | None, tune: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals)
         if socket is not None:
             await nursery.start(ControlServer(filesystem, record).serve, socket)
         nursery.start_soon(_poll, filesystem)
+        nursery.start_soon(_tune, tune)
         if record.autocommit is not None:
             nursery.start_soon(_autocommit, filesystem, record.autocommit)
         await fuse.serve()
         nursery.cancel_scope.cancel()
+
+
+async def _tune(tune: Callable[[], None]) -> None:
+    # The kernel takes our answer to FUSE_INIT after we gave it, and sets what is tuned back then; nobody tells us when.
+    for _ in range(_TUNINGS):
+        await trio.sleep(POLL_SECONDS)
+        await trio.to_thread.run_sync(tune)
 
 
 async def _signals(task_status: trio.TaskStatus[None]) -> None:

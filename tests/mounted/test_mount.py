@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pfsmount.fs.mountpoint import mounted_at
 from tests.mounted.conftest import Mount, wait_for
 
 Mounts = Callable[[str], Mount]
@@ -250,6 +251,16 @@ def test_umount_of_a_dead_mount(mounts: Mounts) -> None:
     mount.kill()
     assert "dead" in mount.pfs("umount", mount.point).stdout
     assert os.listdir(mount.point) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="ONLY ROOT CAN LET THE KERNEL READ AHEAD FURTHER")
+def test_the_kernel_reads_ahead_in_large_steps(mount: Mount) -> None:
+    found = mounted_at(str(mount.point))
+    assert found is not None
+    ahead = Path(f"/sys/class/bdi/{found.device}/read_ahead_kb")
+    if not os.access(ahead, os.W_OK):
+        pytest.skip("READ-AHEAD CANNOT BE SET HERE")
+    wait_for(lambda: ahead.read_text() == "4096\n", "the kernel to read ahead in steps of 4 MiB")
 
 
 def test_umount_busy_and_forced(mounts: Mounts) -> None:
