@@ -74,7 +74,7 @@ class _File:
 
     def attributes(self) -> Attributes:
         """What stat shows."""
-        plain = plain_file(self.fixed)
+        plain = plain_file(self.fixed, self.extra)
         if plain is None:
             return entry_attributes(self.ino, self.entry)
         mode, uid, gid, time_ns, size = plain

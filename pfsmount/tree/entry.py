@@ -119,7 +119,7 @@ def decode_entry(fixed: bytes, extra: bytes) -> Entry:
         kind_number, flags, mode, uid, gid, seconds, ns, size, id = FIXED.unpack(fixed)
         kind = _KINDS[kind_number]
         mtime_ns = seconds * _NS + ns
-        if mode > 0o7777 or ns >= _NS or size > SIZE_MAX or flags > _BY_ID:
+        if not _can_be(mode, ns, size) or flags > _BY_ID:
             raise ValueError
         if kind is Kind.FILE and not flags:
             if extra:
@@ -135,13 +135,18 @@ def is_directory(fixed: bytes) -> bool:
     return fixed[0] == _DIRECTORY_KIND
 
 
-def plain_file(fixed: bytes) -> tuple[int, int, int, int, int] | None:
-    """Mode, uid, gid, time in ns and size of a file without xattrs, from its fixed part; None for anything else. Raises Corrupt."""
-    try:
-        kind, flags, mode, uid, gid, seconds, ns, size, _ = FIXED.unpack(fixed)
-    except struct.error:
-        raise Corrupt("a directory entry is damaged") from None
-    return None if kind != _FILE or flags else (mode, uid, gid, seconds * _NS + ns, size)
+def plain_file(fixed: bytes, extra: bytes) -> tuple[int, int, int, int, int] | None:
+    """Mode, uid, gid, time in ns and size of a file without xattrs; None for anything else, and for what `decode_entry` finds damaged."""
+    if extra or len(fixed) != FIXED.size:
+        return None
+    kind, flags, mode, uid, gid, seconds, ns, size, _ = FIXED.unpack(fixed)
+    if kind != _FILE or flags or not _can_be(mode, ns, size):
+        return None
+    return mode, uid, gid, seconds * _NS + ns, size
+
+
+def _can_be(mode: int, ns: int, size: int) -> bool:
+    return mode <= 0o7777 and ns < _NS and size <= SIZE_MAX
 
 
 def _decode_extra(entry: Entry, flags: int, extra: bytes) -> Entry:

@@ -107,3 +107,11 @@ def test_a_mount_of_a_store_that_lies(mounted: Mount, branch: str) -> None:
     good = mounted.point / "images@good"
     assert {path.name: path.read_bytes() for path in good.iterdir() if path.is_file()} == {"a": b"a"}
     check_daemon(mounted)
+
+
+@pytest.mark.parametrize("branch", ["t-device", "t-size-2-63"])
+def test_what_no_entry_can_be_is_not_shown(mounted: Mount, branch: str) -> None:
+    """In a commit, whose entries are listed without being decoded, as in a branch."""
+    for version in (f"images@{branch}~0", f"images@{branch}"):
+        with pytest.raises(OSError, match="Input/output error"):
+            (mounted.point / version / "f").lstat()
