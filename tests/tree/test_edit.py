@@ -18,7 +18,7 @@ from pfsmount.tree.boundaries import rank
 from pfsmount.tree.diff import diff
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup, walk
 from pfsmount.tree.edit import build_directory, edit_directory, edit_paths
-from pfsmount.tree.entry import Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
+from pfsmount.tree.entry import SIZE_MAX, Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
 from pfsmount.tree.node import Node, NodeDraft, entry_item
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
@@ -211,7 +211,7 @@ ENTRIES = st.one_of(
             Kind.FILE, mode, uid, 0, mtime, size, hash_bytes(id), xattrs=xattrs
         ),
         st.binary(max_size=4),
-        st.integers(0, 2**63),
+        st.integers(0, SIZE_MAX),
         st.integers(0, 0o7777),
         st.integers(0, 2**32 - 1),
         st.integers(-(2**60), 2**62),
@@ -222,7 +222,7 @@ ENTRIES = st.one_of(
         st.binary(min_size=1, max_size=4095).filter(lambda target: b"\0" not in target),
         mtime_ns=st.integers(-(2**60), 2**80),
     ),
-    st.builds(lambda size: directory_entry(EMPTY_DIRECTORY).replace(size=size, files=size), st.integers(0, 2**63)),
+    st.builds(lambda size: directory_entry(EMPTY_DIRECTORY).replace(size=size, files=size), st.integers(0, SIZE_MAX)),
 )
 
 
