@@ -26,8 +26,13 @@ def serve(
 ) -> None:
     """Serve until the filesystem is unmounted or a signal comes. Without `socket` nobody can ask for anything.
 
-    `tune` is called, in another thread, some times in the first second.
+    `tune` is called, in another thread, some times in the first second. From here on this process is not ended by a signal any more,
+    only by the end of what it does: whoever unmounts by force unmounts first and sends SIGTERM then, which came while the mount was
+    being cleaned up, and left the rest of it.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until they are received: ignored ones would be lost
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # what trio puts back in the end
     trio.run(_main, filesystem, record, socket, tune)
 
 
@@ -53,6 +58,7 @@ async def _tune(tune: Callable[[], None]) -> None:
 
 async def _signals(task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as received:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         task_status.started()
         async for number in received:
             log.info("ending: %s", signal.Signals(number).name)

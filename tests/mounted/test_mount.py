@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -374,6 +377,21 @@ def test_foreground_ends_on_signals(mounts: Mounts) -> None:
         process.terminate()
         assert process.wait(20) == 0
     assert not os.path.ismount(mount.point)
+
+
+def test_signals_do_not_cut_the_cleaning_up_short(mounts: Mounts) -> None:
+    """`umount --force` takes the mount away and sends SIGTERM then, to a daemon that may be cleaning up already."""
+    mount = mounts("mnt")
+    for _ in range(3):
+        record = mount.mount().record()
+        assert record is not None
+        (mount.master / "file").write_text("one")
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(record.pid, signal.SIGTERM)
+                time.sleep(0.0005)
+        assert f"unmounted {mount.point}" in Path(record.log).read_text()
+        assert list((mount.store / "run").glob(f"mount-{record.pid}.*")) == [Path(record.log)]
 
 
 def test_mounts_lists_what_is_uncommitted(mount: Mount) -> None:
