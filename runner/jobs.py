@@ -3,7 +3,7 @@
 A job is a ref of kind `job` in its output repo. It names a commit whose tree is the record; that commit's `origin` says in short how the
 job stands, so that a list reads no records. While a job runs, `jobs/<id>/` of the store has
 
-    lock        flock: held as long as the runner lives
+    lock        locked as long as the runner lives
     progress    one line of JSON, replaced whole: `processed`, `skipped`, `failed`, `total` (null until it is known), `phase`
     mount       where the inputs are mounted, if they are
     d/<n>/      scratch of a datum (`runner.scratch`)
@@ -13,7 +13,6 @@ and nothing in it is needed after a crash. A job that says that it runs, and who
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -28,9 +27,9 @@ from typing import Any
 from pfsmount.errors import Corrupt, InvalidInput, NotFound
 from pfsmount.ids import ObjectId, display
 from pfsmount.objects.layout import disk_errors, private
+from pfsmount.objects.locks import is_path_locked, try_lock
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
-from pfsmount.repo.roots import is_locked
 from pfsmount.repo.store import Store
 from runner.record import Record
 from runner.scratch import remove_tree
@@ -130,7 +129,7 @@ class JobStore:
 
     def is_running(self, job: str) -> bool:
         """True while the runner of a job lives."""
-        return is_locked(self._root / job / "lock")
+        return is_path_locked(self._root / job / "lock")
 
     def progress(self, job: str) -> dict[str, Any] | None:
         """How far a running job is; None when it does not run."""
@@ -149,7 +148,7 @@ class JobStore:
             unlocked.mkdir(mode=0o700)
             lock = os.open(unlocked / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(lock)  # made just now: nobody else has it
             directory = JobDirectory(self._root / job)
             with disk_errors("making the directory of a job"):
                 unlocked.rename(directory.path)
@@ -176,11 +175,12 @@ class JobStore:
         if fd is None:
             return
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(fd):
+                return  # it runs; or somebody else sweeps
             unmount_noted(path)
             remove_tree(path)
         except OSError:
-            return  # it runs; or somebody else sweeps
+            return
         finally:
             os.close(fd)
 

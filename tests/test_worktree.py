@@ -14,8 +14,9 @@ from pfsmount.ids import RepoPath
 from pfsmount.repo import worktree_files
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import Extents, NameTooLong, NodeKind, ReadOnly, Stale
+from pfsmount.repo.ownership import owner_of
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import Worktree, owner_of
+from pfsmount.repo.worktree import Worktree
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_bytes

@@ -24,9 +24,10 @@ from pfsmount.fs.records import MountRecord, live_mounts
 from pfsmount.ids import RepoPath, parse_object_id, parse_path, path_bytes
 from pfsmount.repo.conflicts import last_changes
 from pfsmount.repo.overlay_nodes import Effects
+from pfsmount.repo.ownership import owner_of
 from pfsmount.repo.private_worktrees import end
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import CommitResult, Worktree, owner_of, worktree_path
+from pfsmount.repo.worktree import CommitResult, Worktree, worktree_path
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
 from pfsmount.tree.merge import Resolution
 

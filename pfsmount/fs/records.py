@@ -5,7 +5,6 @@ The lock, not the pid, says whether the daemon lives: pids are used again. What 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.locks import try_lock
 
 _PREFIX = "mount-"
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -72,8 +72,7 @@ class HeldRecord:
         self._path = run / f"{_PREFIX}{record.pid}.json"
         self.socket = run / record.socket
         with disk_errors("noting the mount"):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            self._fd = _open_locked(self._path)
             text = json.dumps(asdict(record)).encode()
             os.pwrite(self._fd, text, 0)
             os.ftruncate(self._fd, len(text))
@@ -119,16 +118,25 @@ def parse_record(raw: bytes) -> MountRecord | None:
     return MountRecord(**known)
 
 
+def _open_locked(path: Path) -> int:
+    """Whoever looks at records may meet the new file before it is locked, and take it for one of the dead: then again, with another."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while not try_lock(fd):
+            time.sleep(0.001)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
+
+
 def _read(path: Path) -> MountRecord | None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return parse_record(os.pread(fd, 65536, 0))
-    else:
+        if not try_lock(fd):
+            return parse_record(os.pread(fd, 65536, 0))
         for left in (path, path.with_suffix(".sock")):
             with suppress(OSError):
                 os.unlink(left)

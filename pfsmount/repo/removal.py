@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from pfsmount.errors import Busy, NotPermitted
 from pfsmount.ids import display
 from pfsmount.objects.layout import disk_errors, fsync_directory
+from pfsmount.objects.locks import try_lock
 from pfsmount.objects.reserve import reserve_lent
 from pfsmount.repo.refs import RefInfo
 from pfsmount.repo.store import Store
@@ -93,13 +93,11 @@ def worktrees_locked(
         for path in paths:
             fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(fd):
                 raise Busy(
                     f"{refusal}: a mount has uncommitted changes of it{_private(path)}",
                     hint="commit or discard them, or unmount",
-                ) from None
+                )
             if not force and any(path.glob("journal.*")):
                 raise NotPermitted(
                     f"{refusal}: it has uncommitted changes{_private(path)}",

@@ -14,19 +14,17 @@ from a log that is never shortened) is no damage.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.holds import read_holds
 from pfsmount.objects.index import Table, Transaction
+from pfsmount.objects.locks import is_path_locked
 from pfsmount.repo.commit import load_commit
 from pfsmount.repo.journal import journal_roots
 from pfsmount.repo.pending_merge import pending_source
@@ -121,23 +119,10 @@ def _is_expired(store: Store, ref: RefInfo, since_ns: int) -> bool:
     except (NotFound, Corrupt, TypeError, ValueError):
         return False  # marking will say what is wrong with it
     return (
-        origin.get("state") in _EXPIRES and ended < since_ns and not is_locked(store.path / "jobs" / ref.name / "lock")
+        origin.get("state") in _EXPIRES
+        and ended < since_ns
+        and not is_path_locked(store.path / "jobs" / ref.name / "lock")
     )
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a running process holds the lock at `path`."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _add_worktrees(store: Store, roots: Roots) -> None:

@@ -4,25 +4,23 @@ Two writers on one branch do not wait for each other: who comes second does its 
 others' (a merge beside puts in a loop), it could come second each time. So who has lost some times takes **the turn** of that branch, and keeps it until it is
 done; all others wait for that before they look at the head again. Each of them may be past that look already, so each can make the holder lose once more, and that is all.
 
-The turn is a lock on one byte of `run/turns` (an open file description lock, which the kernel takes back from the dead); which byte, the repo's and branch's names decide.
+The turn is a lock on one byte of `run/turns` (`objects/locks.py`); which byte, the repo's and branch's names decide.
 Nobody needs it in order to be right, only to be fair: every wait for it ends after some seconds, so a holder that is stopped, or slow, delays others by that, and
 where the file cannot be opened (a full disk) there are no turns. Whoever waits may hold a worktree and segments, but never the index's writer lock.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import time
 from pathlib import Path
 from types import TracebackType
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.locks import is_locked, try_lock
 from pfsmount.repo.refs import RefKind, RepoInfo, ref_key
 
-_FLOCK = struct.Struct("@hhqqi4x")
 _LOSSES = 3
 """Mostly one loss is chance, and the next try wins."""
 _PATIENCE_S = 10.0
@@ -74,20 +72,9 @@ class Turn:
 
     def _may_go(self) -> bool:
         if self._losses >= _LOSSES:
-            self.held = self._take()
+            self.held = try_lock(self._fd, self._byte)
             return self.held
-        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, self._lock(fcntl.F_WRLCK))
-        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
-
-    def _take(self) -> bool:
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._lock(fcntl.F_WRLCK))
-        except OSError:
-            return False
-        return True
-
-    def _lock(self, kind: int) -> bytes:
-        return _FLOCK.pack(kind, os.SEEK_SET, self._byte, 1, 0)
+        return not is_locked(self._fd, self._byte)
 
 
 def _byte_of(name: ObjectId) -> int:

@@ -1,7 +1,7 @@
 """The uncommitted changes on top of one branch head.
 
     store/worktrees/<repo id>/<branch, percent-encoded>[+name]/
-      lock              flock: the owner; its text says who that is
+      lock              locked: by the owner; its text says who that is (`repo.ownership`)
       journal.<gen>     what changed since the base (`repo.journal`)
                         (`journal.<gen>.torn`: ends that a power cut tore off it)
       data/<number>     contents of changed files
@@ -19,8 +19,6 @@ For one thread at a time; `docs/CONCURRENCY.md` says which parts may run beside 
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import shutil
@@ -37,7 +35,7 @@ from pfsmount.ids import ObjectId, RepoPath, display, path_bytes
 from pfsmount.objects.adoption import is_announced, segments_of
 from pfsmount.objects.batch import Batch, withdraw
 from pfsmount.objects.hashing import hash_bytes
-from pfsmount.objects.layout import disk_errors, fsync_directory
+from pfsmount.objects.layout import disk_errors
 from pfsmount.objects.open_segments import seal_adopted
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.conflicts import PathConflict, select
@@ -53,6 +51,7 @@ from pfsmount.repo.journal import (
 from pfsmount.repo.overlay import NowaitReader, WouldBlock
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Effects, Node, ReadOnly, State
+from pfsmount.repo.ownership import STEP_S, Ownership
 from pfsmount.repo.refs import RefKind, RefMove, RepoInfo, WorktreeState, get_worktree, put_worktree
 from pfsmount.repo.store import Store
 from pfsmount.repo.turns import Turn
@@ -113,7 +112,7 @@ class Worktree(WorktreeLook):
         self.store, self.repo, self.branch, self.name = store, repo, branch, name
         self.objects = store.objects
         self.path = worktree_path(store.path, repo, branch, name)
-        self.who = dict(who)
+        self.ownership = Ownership(self.path, store.path / "run", who)
         self.looks_only = False
         """Never become the owner: show what is there, and what the owner does."""
         self.frozen: set[Node] = set()
@@ -126,7 +125,6 @@ class Worktree(WorktreeLook):
         self.unseen = Effects([], [])
         """What changed other than by calls here, and nobody was told of yet."""
         self._replay: Replay | None = None
-        self._lock = -1
         self._warmed: set[bytes] = set()
         self._hashes: dict[tuple[int, int], ObjectId] = {}
         self.generation = 0
@@ -168,7 +166,7 @@ class Worktree(WorktreeLook):
     def leftover(cls, store: Store, repo: str, branch: str, name: str) -> Worktree:
         """What is on disk of a private worktree that is none any more, locked, for who deletes it. Raises Busy."""
         worktree = cls(store, store.repo(repo), branch, name, {"pid": os.getpid()})
-        if not worktree._take_lock():
+        if not worktree.ownership.take():
             raise Busy(f"another process works on {worktree.title}", hint="try again")
         return worktree
 
@@ -179,7 +177,7 @@ class Worktree(WorktreeLook):
             self.journal.close()
             self.journal = None
         self.data.close()
-        self._unlock()
+        self.ownership.give_back()
 
     def __enter__(self) -> Worktree:
         return self
@@ -196,14 +194,14 @@ class Worktree(WorktreeLook):
     def _load(self, own: bool) -> None:
         """Read what is on disk. The memory shows nothing changed before. Raises NotFound for a private worktree that is none."""
         self._check_there()
-        if own and not self._take_lock():
+        if own and not self.ownership.take_patiently():
             raise Busy(f"the uncommitted changes of {self.title} are open elsewhere", hint=self.owner_text())
         try:
             while not self._load_generation(own):
                 pass
         finally:
             if self.journal is None and not own:
-                self._unlock()
+                self.ownership.give_back()
 
     def _load_generation(self, own: bool) -> bool:
         """Read what is on disk of the generation that is valid now. False when an owner went on meanwhile: then again."""
@@ -215,7 +213,7 @@ class Worktree(WorktreeLook):
                 self._take_over(path)
                 return True
             # with the lock all is read once more: only from then on nobody else makes a generation valid
-            return (self.looks_only or not self._take_lock()) and self._watch(path)
+            return (self.looks_only or not self.ownership.take()) and self._watch(path)
         self._show(self.store.head(self.repo.name, self.branch))
         if own:
             self._delete_leftovers(set())
@@ -328,39 +326,11 @@ class Worktree(WorktreeLook):
     @property
     def owned(self) -> bool:
         """True while this process holds the lock."""
-        return self._lock >= 0
-
-    def _take_lock(self) -> bool:
-        with disk_errors("opening a worktree"):
-            while True:
-                # the directory may be there and its name not durable: whoever made it may have died before
-                if not (self.path / "lock").exists():
-                    self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    fsync_directory(self.path.parent)
-                    fsync_directory(self.path.parent.parent)
-                with suppress(FileNotFoundError):  # the branch is being deleted
-                    fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                    try:
-                        if not _try_lock(fd):
-                            return False
-                        if os.fstat(fd).st_nlink:
-                            text = json.dumps(self.who).encode()
-                            os.pwrite(fd, text, 0)
-                            os.ftruncate(fd, len(text))
-                            self._lock = fd
-                            return True
-                    finally:
-                        if self._lock != fd:
-                            os.close(fd)
-
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        return self.ownership.held
 
     def owner(self) -> dict[str, Any] | None:
         """Who holds the lock, as it said of itself; None for nobody or this process."""
-        return None if self.owned else owner_of(self.path)
+        return self.ownership.owner()
 
     def owner_text(self) -> str:
         """A hint that names the owner."""
@@ -378,7 +348,9 @@ class Worktree(WorktreeLook):
         if self.looks_only:
             raise ReadOnly(f"{self.title} is mounted read-only")
         took = not self.owned
-        if took and not self._take_lock():
+        if took and not self.ownership.take():
+            if self.ownership.may_wait():
+                raise WouldBlock(lambda: time.sleep(STEP_S))
             raise self.not_ours()
         try:
             if self.name and not self.store.has_worktree(self.repo.name, self.branch, self.name):
@@ -393,11 +365,11 @@ class Worktree(WorktreeLook):
                 self.journal = Journal.create(path, self.base)
         except BaseException:
             if took:
-                self._unlock()
+                self.ownership.give_back()
             raise
         if theirs:
             # somebody's changes are on disk: show them before anything is changed
-            self._unlock()
+            self.ownership.give_back()
             self.reload()
             raise WouldBlock(lambda: None)
         self.adopt(self.root, ROOT_NUMBER)
@@ -720,7 +692,7 @@ class Worktree(WorktreeLook):
     def release_if_clean(self) -> None:
         """Give the lock back when nothing is changed."""
         if self.journal is None:
-            self._unlock()
+            self.ownership.give_back()
 
     # Status
 
@@ -747,33 +719,3 @@ class Worktree(WorktreeLook):
             )
         finally:
             self.reader = reader
-
-
-def _try_lock(fd: int) -> bool:
-    # `owner` of another process holds a shared lock for some microseconds, which must not pass for an owner
-    for attempt in range(3):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.0005 * attempt)
-    return False
-
-
-def owner_of(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock of the worktree at `path`, as it said of itself; None for nobody."""
-    try:
-        fd = os.open(path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with suppress(ValueError):
-            found = json.loads(os.pread(fd, 4096, 0))
-            return found if isinstance(found, dict) else {}
-        return {}
-    else:
-        return None
-    finally:
-        os.close(fd)

@@ -14,6 +14,7 @@ from pfsmount.repo import reflog, worktree_files
 from pfsmount.repo.journal import Journal, JournalReader, Record, journal_roots
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import Node, NodeKind
+from pfsmount.repo.ownership import Ownership
 from pfsmount.repo.private_worktrees import begin
 from pfsmount.repo.removal import delete_branch
 from pfsmount.repo.store import Store
@@ -182,10 +183,10 @@ def test_generation_is_read_again_with_the_lock(
     put(worktree, "a", b"A")
     put(worktree, "b", b"PRECIOUS")
     worktree.close()
-    real = Worktree._take_lock
+    real = Ownership.take
     meanwhile = [True]
 
-    def once(self: Worktree) -> bool:
+    def once(self: Ownership) -> bool:
         if meanwhile:
             meanwhile.clear()
             with Worktree.open(store, "images", "master", own=True) as owner:
@@ -196,7 +197,7 @@ def test_generation_is_read_again_with_the_lock(
                 old.write_bytes(raw)
         return real(self)
 
-    monkeypatch.setattr(Worktree, "_take_lock", once)
+    monkeypatch.setattr(Ownership, "take", once)
     for _ in range(2):
         with Worktree.open(store, "images", "master") as opened:
             assert opened.generation == store.worktree_state("images", "master").generation == 1

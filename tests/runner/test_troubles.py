@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ import pytest
 import trio
 
 from pfsmount.errors import Corrupt, InvalidInput, NoSpace, NotFound, PfsError
+from pfsmount.objects.locks import try_lock
 from pfsmount.repo.results import save_results
 from runner import collect
 from runner.datum import Datum
@@ -190,7 +190,7 @@ def test_what_a_killed_runner_left_is_deleted(world: World) -> None:
     held = world.store.path / "jobs" / "job-held"
     held.mkdir()
     with (held / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert try_lock(lock.fileno())
         JobStore(world.store).sweep()
         assert not left.exists()
         assert held.exists()
