@@ -26,6 +26,7 @@ from pfsmount.errors import PfsError
 from pfsmount.fs.errnos import errno_of, is_expected
 from pfsmount.fs.filesystem import Filesystem
 from pfsmount.fs.places import Found, Later, OpenFile
+from pfsmount.fs.request_wait import RequestWait
 from pfsmount.ids import display
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
@@ -48,6 +49,7 @@ _KINDS = {
 _BLOCK_SIZE = 4096
 _BLOCK_HINT = 1 << 20
 READ_THREADS = 32
+_WAIT = RequestWait()
 JOB_TIME_NS = 946_684_800 * 1_000_000_000
 """2000-01-01: the one time that jobs see, so that their results cannot depend on when a file was stored."""
 
@@ -107,12 +109,19 @@ class Operations(pyfuse3.Operations):
 
     # Waiting and failing
 
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        _WAIT.busy += 1
+        try:
+            return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)
+        finally:
+            _WAIT.busy -= 1
+
     async def _again(self, error: Exception, call: Callable[..., T], *args: Any) -> T:
         """A call failed: wait for what it needs and repeat it, or fail the request."""
         while True:
             try:
                 if isinstance(error, WouldBlock):
-                    await trio.to_thread.run_sync(error.work, limiter=self._limiter)
+                    await self._in_thread(error.work)
                 elif isinstance(error, Later):
                     await error.wait()
                 else:
@@ -253,7 +262,7 @@ class Operations(pyfuse3.Operations):
         if data is None:
             try:
                 with file.reading(off, size) as reading:
-                    return await trio.to_thread.run_sync(reading.run, limiter=self._limiter)
+                    return await self._in_thread(reading.run)
             except Exception as error:
                 raise self._failed(error, file.reading, (file,)) from None
         return data  # type: ignore[return-value]  # any buffer will do
@@ -273,7 +282,7 @@ class Operations(pyfuse3.Operations):
                     return await self._again(next_error, file.write, off, buf)
         try:
             with writing:
-                count = await trio.to_thread.run_sync(writing.run, buf, limiter=self._limiter)
+                count = await self._in_thread(writing.run, buf)
                 writing.done(count)
                 return count
         except Exception as error:
@@ -298,7 +307,7 @@ class Operations(pyfuse3.Operations):
                 if syncing is None:
                     return
                 with syncing:
-                    await trio.to_thread.run_sync(syncing.run, limiter=self._limiter)
+                    await self._in_thread(syncing.run)
                 return
             except Later as error:
                 await error.wait()
@@ -530,6 +539,7 @@ class _Mark:
 
 def mount(operations: Operations, mount_point: str, options: set[str]) -> None:
     """Mount. Raises RuntimeError when libfuse refuses, after it printed why to stderr."""
+    pyfuse3.trio = _WAIT  # type: ignore[attr-defined]  # as pyfuse3.asyncio does
     pyfuse3.init(operations, mount_point, options)
 
 

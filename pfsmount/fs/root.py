@@ -126,6 +126,8 @@ class RootPlace(Place):
         self._seen = store.refs_version()
         self._caught_up = False
         self._resolved: dict[str, Resolved | None] = {}
+        self._known: dict[bytes, BranchPlace] = {}
+        """The branches that names mean, as long as no ref moves: each path from outside asks for one."""
         self._started_ns = time.time_ns()
 
     @property
@@ -138,6 +140,9 @@ class RootPlace(Place):
     # Names
 
     def lookup(self, parent: int, name: bytes) -> Found | None:
+        known = self._known.get(name)
+        if known is not None and self._store.refs_version() == self._seen:
+            return known.tell_root()._replace(name_timeout=0)
         text = os.fsdecode(name)
         try:
             repo, revision = parse_mount_name(text)
@@ -162,13 +167,15 @@ class RootPlace(Place):
         branch = self._branches.get(key)
         if branch is None:
             raise NeedsBranch(lambda: self._open(key, repo))
+        if resolved.worktree is None:  # a private one comes and goes without a move of any ref
+            self._known[name] = branch
         return branch.tell_root()._replace(name_timeout=0)
 
     def _resolve(self, text: str) -> Resolved | None:
         """What a name means; None for nothing. Raises Later when heads moved and have to be followed first."""
         version = self._store.refs_version()
         if version != self._seen:
-            self._resolved.clear()
+            self._forget_names()
             # once for each lookup: while others commit without a pause, a lookup must not chase them for ever
             if self._branches and not self._caught_up:
                 raise NeedsBranch(self._catch_up)
@@ -182,10 +189,14 @@ class RootPlace(Place):
         except (NotFound, AmbiguousRevision):
             resolved = None
         if len(self._resolved) > 10_000:
-            self._resolved.clear()
+            self._forget_names()
         if not private:
             self._resolved[text] = resolved
         return resolved
+
+    def _forget_names(self) -> None:
+        self._resolved.clear()
+        self._known.clear()
 
     async def _catch_up(self) -> None:
         await self._follow()
@@ -194,7 +205,7 @@ class RootPlace(Place):
     def followed(self, version: int) -> None:
         """All branches are at their heads of this version of the refs."""
         if version != self._seen:
-            self._resolved.clear()
+            self._forget_names()
             self._seen = version
 
     @property
@@ -221,6 +232,7 @@ class RootPlace(Place):
 
     def forget_branch(self, place: BranchPlace) -> None:
         """A branch was deleted: its name is free, its inodes stay what they are as long as the kernel knows them."""
+        self._forget_names()
         for key in [key for key, opened in self._branches.items() if opened is place]:
             del self._branches[key]
             self._numbers.pop(key, None)
