@@ -7,8 +7,6 @@ import mmap
 import os
 import random
 import shutil
-import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -17,31 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.conftest import Mount, wait_for
-
-
-def run(*command: str | os.PathLike[str], cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def shown(root: Path) -> dict[str, object]:
-    """All that stat, readlink and read show below a directory, but for what differs by nature."""
-    result: dict[str, object] = {}
-    for directory, names, files in os.walk(root):
-        for name in [*names, *files]:
-            path = Path(directory, name)
-            found = path.lstat()
-            kind = stat.S_IFMT(found.st_mode)
-            content: object = None
-            if kind == stat.S_IFLNK:
-                content = os.readlink(path)
-            elif kind == stat.S_IFREG:
-                content = path.read_bytes()
-            size = 0 if kind == stat.S_IFDIR else found.st_size
-            links = 0 if kind == stat.S_IFDIR else found.st_nlink
-            result[str(path.relative_to(root))] = (oct(found.st_mode), size, links, content)
-    return result
+from tests.mounted.showing import Look, run, shown
 
 
 @pytest.fixture
@@ -369,7 +343,7 @@ def patch(path: Path, offset: int, data: bytes, flags: int = 0) -> None:
         os.close(fd)
 
 
-def shown_without_fifos(root: Path) -> dict[str, object]:
+def shown_without_fifos(root: Path) -> dict[str, Look]:
     return {path: what for path, what in shown(root).items() if not Path(root, path).is_fifo()}
 
 

@@ -23,7 +23,7 @@ from typing import Any
 LONG_NAME = b"n" * 255
 NAMES = [b"a", b"b", b"c", b"d", b"\xff\xfe", LONG_NAME]
 SLOTS = 5
-USERS: dict[int, tuple[int, list[int]]] = {0: (0, [0]), 4001: (4001, [4100]), 4002: (4002, [4100])}
+USERS: dict[int, tuple[int, list[int]]] = {0: (0, [0]), 4001: (4001, [4100]), 4002: (4002, [4100]), 65534: (65534, [])}
 """uid → gid, groups."""
 _O_PATH = os.O_PATH
 _libc = ctypes.CDLL(None, use_errno=True)

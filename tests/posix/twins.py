@@ -31,7 +31,7 @@ KNOWN = {
     "mmap not forced out before a kill": "is lost, as in a power cut (S64)",
     "open files after a kill": "are gone with the daemon, and what was unlinked with them",
     "trusted.*, security.* and ACLs": "are refused (EOPNOTSUPP): only user.* is versioned",
-    "setgid without x for the group": "stays when somebody outside the group writes: the kernel's FUSE takes away only the pair, and alone it does nothing",
+    "setgid without x for the group": "stays when somebody outside the group writes (or changes owners to what they are): the kernel's FUSE takes away only the pair, and alone it does nothing",
     "times of FIFOs": "stay when something is written through them: the kernel does not tell a FUSE filesystem",
     "times after posix_fallocate": "change only where the C library had to write (see docs/SYSCALLS.md)",
     "user.pfs.*": "tell of the version, and are not the program's",
@@ -203,6 +203,26 @@ class Twins:
         except Difference as error:
             raise Difference(f"{call} ({_short(ours)}): {error}") from None
         compare_steps((self._last[0], now[0]), (self._last[1], now[1]), call)
+        self._last = now
+
+    def do_all(self, setup: list[Call], calls: list[Call]) -> None:
+        """Make things, then do all of the calls, each to things of its own; compare what each returns, and at the end what everything looks like. Raises Difference."""
+        for call in setup:
+            self.disk.do(call)
+            self.branch.do(call)
+        self._last = self._look()
+        compare_trees(*self._last)
+        wait_for_tick()
+        differences = []
+        for call in calls:
+            theirs, ours = self.disk.do(call), self.branch.do(call)
+            if theirs != ours:
+                differences.append(f"{call}: {_short(ours)} in the branch, {_short(theirs)} on the disk")
+        if differences:
+            raise Difference("\n".join(differences))
+        now = self._look()
+        compare_trees(*now)
+        compare_steps((self._last[0], now[0]), (self._last[1], now[1]), Call("one of all"))
         self._last = now
 
     def check(self) -> None:
