@@ -21,7 +21,7 @@ from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale,
 from pfsmount.repo.worktree import Worktree
 from pfsmount.repo.worktree_files import Frozen, wrote_in_part
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
-from pfsmount.tree.content import Content
+from pfsmount.tree.content import Content, PieceCheck
 from pfsmount.tree.entry import Entry
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
@@ -315,6 +315,11 @@ class BranchFile(OpenFile):
 
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
         return self._branch.worktree.read_nowait(self.node, self._content_now(), offset, size)
+
+    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+        change = self.node.change
+        content = None if change is not None and change.data is not None else self._content_now()
+        return None if content is None else content.unchecked(offset, size)
 
     def reading(self, offset: int, size: int) -> WorktreeReading:
         return self._branch.worktree.reading(self.node, self._content_now(), offset, size)

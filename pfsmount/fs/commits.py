@@ -167,13 +167,14 @@ class FilesPlace(Place):
 class CommitFile(OpenFile):
     """An open file of a commit."""
 
-    __slots__ = ("_content", "_ino", "read_nowait")
+    __slots__ = ("_content", "_ino", "read_nowait", "unchecked")
 
     def __init__(self, place: FilesPlace, ino: int, content: Content) -> None:
         super().__init__(place)
         self._ino = ino
         self._content = content
         self.read_nowait = content.read_nowait  # type: ignore[method-assign]
+        self.unchecked = content.unchecked  # type: ignore[method-assign]
 
     def reading(self, offset: int, size: int) -> ContentReading:
         return ContentReading(self._content, offset, size)

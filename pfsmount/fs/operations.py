@@ -27,9 +27,10 @@ from pfsmount.fs.errnos import errno_of, is_expected
 from pfsmount.fs.filesystem import Filesystem
 from pfsmount.fs.places import Found, Later, OpenFile
 from pfsmount.fs.request_wait import RequestWait
-from pfsmount.ids import display
+from pfsmount.ids import ObjectId, display
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
+from pfsmount.tree.content import PieceCheck
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,6 +78,8 @@ class Operations(pyfuse3.Operations):
         self._mask = 0o7777 & ~presented.umask
         self._ready = ready
         self._handles = filesystem.handles
+        self._checks: dict[ObjectId, trio.Event] = {}
+        """Pieces that are being checked."""
         self._limiter = trio.CapacityLimiter(READ_THREADS)
 
     def init(self) -> None:
@@ -131,6 +134,19 @@ class Operations(pyfuse3.Operations):
                 error = next_error
             except Exception as failure:
                 raise self._failed(failure, call, args) from None
+
+    async def _checked(self, check: PieceCheck) -> None:
+        """Check a piece, or wait for whoever is at it."""
+        running = self._checks.get(check.id)
+        if running is not None:
+            await running.wait()
+            return
+        done = self._checks[check.id] = trio.Event()
+        try:
+            await self._in_thread(check.run)
+        finally:
+            del self._checks[check.id]
+            done.set()
 
     def _failed(self, error: Exception, call: Callable[..., Any], args: tuple[Any, ...]) -> FUSEError:
         number = errno_of(error)
@@ -261,8 +277,12 @@ class Operations(pyfuse3.Operations):
             data = await self._again(error, file.read_nowait, off, size)
         if data is None:
             try:
-                with file.reading(off, size) as reading:
-                    return await self._in_thread(reading.run)
+                while data is None and (check := file.unchecked(off, size)) is not None:
+                    await self._checked(check)
+                    data = file.read_nowait(off, size)
+                if data is None:
+                    with file.reading(off, size) as reading:
+                        return await self._in_thread(reading.run)
             except Exception as error:
                 raise self._failed(error, file.reading, (file,)) from None
         return data  # type: ignore[return-value]  # any buffer will do

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay import INO_BITS, ROOT_INO, WouldBlock
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, ReadOnly
+from pfsmount.tree.content import PieceCheck
 from pfsmount.tree.entry import Entry, Kind
 
 INO_MASK = (1 << INO_BITS) - 1
@@ -61,6 +62,10 @@ class OpenFile:
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
         """Bytes, fewer only at the end; None when that would wait: then `read`."""
         raise NotImplementedError
+
+    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+        """What must be checked before `read_nowait` has any of a range, so that all who ask for it wait for the same check."""
+        return None
 
     def reading(self, offset: int, size: int) -> Reading:
         """A read that may wait."""

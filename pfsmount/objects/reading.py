@@ -115,7 +115,7 @@ class OpenObjects:
             raise NotFound(f"the object {id.hex()} is not in the store", hint=FSCK_HINT)
         before = _before(location)
         data = self.segment(location.segment).read_nowait(location.offset - before, location.length + before)
-        return None if data is None else _verified(id, location, data)
+        return None if data is None else _verified(id, location, bytes(data))
 
     def segment(self, number: int) -> SegmentReader:
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
-from pfsmount.objects.hashing import hash_bytes
+from pfsmount.objects.hashing import Buffer, hash_bytes
 from pfsmount.objects.reading import Reader
 from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
 from pfsmount.tree.entry import Entry
@@ -75,7 +75,7 @@ class Content:
                 data = self._read_piece(id, self._locate(id, length), at, min(size, length - at))
                 yield range(offset + at, offset + at + len(data)), data
 
-    def read_nowait(self, offset: int, size: int) -> bytes | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
         """As `read`, but None when that would wait for the disk or for hashing more than 128 KiB."""
         size = min(size, self.size - offset)
         if size <= 0:
@@ -90,6 +90,24 @@ class Content:
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+        """The first piece in a range that must be checked before `read_nowait` has any of it; None when all are, or are small."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return None
+        if self._location is not None:
+            return self._unchecked(self.id, self._location, offset)
+        for id, length, at, _ in self._spans(offset, size):
+            check = None if id is None else self._unchecked(id, self._locate(id, length), at)
+            if check is not None:
+                return check
+        return None
+
+    def _unchecked(self, id: ObjectId, location: Location, at: int) -> PieceCheck | None:
+        if location.length <= _NOWAIT_VERIFY_MAX or id in self._objects.verified:
+            return None
+        return PieceCheck(self, id, location, at == 0)
+
     def _spans(self, offset: int, size: int) -> Iterator[tuple[ObjectId | None, int, int, int]]:
         """Piece id (None: a hole) and length, offset inside it and count, for a range."""
         assert self._manifest is not None
@@ -101,6 +119,12 @@ class Content:
             count = min(end - offset, piece.length - at)
             yield piece.id, piece.length, at, count
             offset += count
+
+    def check_piece(self, id: ObjectId, location: Location, onward: bool) -> None:
+        """Read a piece and compare it with its hash. Raises Corrupt, NotFound."""
+        segment = self._objects.segment(location.segment)
+        segment.will_need(location.offset, location.length * (2 if onward else 1))
+        self.check(id, segment.read(location.offset, location.length), location)
 
     def _locate(self, id: ObjectId, length: int) -> Location:
         location = self._pieces.get(id)
@@ -120,10 +144,10 @@ class Content:
         if id in self._objects.verified:
             return segment.read(location.offset + at, count)
         whole = segment.read(location.offset, location.length)
-        self._check(id, whole, location)
+        self.check(id, whole, location)
         return whole if count == len(whole) else whole[at : at + count]
 
-    def _read_piece_nowait(self, id: ObjectId, location: Location, at: int, count: int) -> bytes | None:
+    def _read_piece_nowait(self, id: ObjectId, location: Location, at: int, count: int) -> bytearray | None:
         verified = id in self._objects.verified
         if not verified:
             if location.length > _NOWAIT_VERIFY_MAX:
@@ -134,10 +158,11 @@ class Content:
         data = self._objects.segment(location.segment).read_nowait(location.offset + at_piece, wanted)
         if data is None or verified:
             return data
-        self._check(id, data, location)
+        self.check(id, data, location)
         return data if count == len(data) else data[at : at + count]
 
-    def _check(self, id: ObjectId, whole: bytes, location: Location) -> None:
+    def check(self, id: ObjectId, whole: Buffer, location: Location) -> None:
+        """Note that a piece is right. Raises Corrupt."""
         if hash_bytes(whole) != id:
             raise Corrupt(
                 f"the data of a file is damaged: piece {id.hex()}, segment {location.segment:08x}, "
@@ -148,6 +173,20 @@ class Content:
         if len(verified) >= _VERIFIED_MAX:
             verified.clear()
         verified.add(id)
+
+
+class PieceCheck:
+    """The check of one piece, for another thread. All parts of a piece that the kernel asks for at once wait for the same one."""
+
+    __slots__ = ("_content", "_location", "_onward", "id")
+
+    def __init__(self, content: Content, id: ObjectId, location: Location, onward: bool) -> None:
+        """`onward`: whoever reads is likely to go on with what comes next in the segment."""
+        self._content, self.id, self._location, self._onward = content, id, location, onward
+
+    def run(self) -> None:
+        """Read the piece, which leaves it in the page cache, and compare. Raises Corrupt, NotFound."""
+        self._content.check_piece(self.id, self._location, self._onward)
 
 
 def open_content(objects: Reader, entry: Entry) -> Content:

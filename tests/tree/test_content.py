@@ -58,3 +58,33 @@ def test_damage_is_never_handed_out(objects: ObjectStore, tmp_path: Path) -> Non
     assert content.read(0, 100) == data[:100]
     with pytest.raises(Corrupt, match="damaged"):
         content.read(4 * MIB + 100, 10)
+
+
+def test_what_must_be_checked_before_it_is_read_at_once(objects: ObjectStore, tmp_path: Path) -> None:
+    """Each piece once; then the page cache has it. Small files are checked in passing."""
+    data = os.urandom(9 * MIB)
+    (tmp_path / "f").write_bytes(data)
+    (tmp_path / "small").write_bytes(data[:4096])
+    id, size, _ = store_file(objects, tmp_path / "f")
+    content = open_content(objects, file_entry(id, size))
+    checked = set()
+    while (check := content.unchecked(MIB, 6 * MIB)) is not None:
+        assert content.read_nowait(MIB, 6 * MIB) is None
+        check.run()
+        assert check.id not in checked
+        checked.add(check.id)
+    assert len(checked) == 2
+    assert content.read_nowait(MIB, 6 * MIB) == data[MIB : 7 * MIB]
+    assert content.unchecked(size, 10) is None
+    third = content.unchecked(8 * MIB, MIB)
+    assert third is not None
+    location = objects.locate(third.id)
+    assert location is not None
+    with open(next(objects.directory.glob("*.data")), "r+b") as file:
+        file.seek(location.offset + 5)
+        file.write(b"!!!!")
+    with pytest.raises(Corrupt, match="damaged"):
+        third.run()
+    assert content.unchecked(8 * MIB, MIB) is not None
+    small = store_file(objects, tmp_path / "small")
+    assert open_content(objects, file_entry(small[0], small[1])).unchecked(0, 4096) is None
