@@ -82,12 +82,11 @@ def fsck(
 
 
 def _check(path: Path, *, data: bool) -> Report:
-    from pfsmount.config import DEFAULT_SETTINGS
-    from pfsmount.objects.index_probe import IndexProbe
+    from pfsmount.objects.index_probe import begin_probe
     from pfsmount.objects.layout import read_store_info
 
     read_store_info(path)
-    with IndexProbe(path / "index", DEFAULT_SETTINGS.map_size) as probe, output.Progress("checking", 1) as bar:
+    with begin_probe(path, data=data) as probe, output.Progress("checking", 1) as bar:
         from pfsmount.repo.fsck import check_store  # as long as the probe takes for a small index
 
         return check_store(path, data=data, progress=bar.work, probe=probe)

@@ -25,6 +25,7 @@ from pfsmount.objects.segment import (
     segment_path,
 )
 from pfsmount.objects.store import ObjectStore
+from pfsmount.objects.windows_ahead import WindowsAhead
 
 _ROWS_AT_ONCE = 20_000
 FILE_KINDS = frozenset({RecordKind.PIECE, RecordKind.MANIFEST})
@@ -149,12 +150,19 @@ class ObjectLook:
     """What a check of a store's objects has seen so far."""
 
     def __init__(
-        self, objects: ObjectStore, findings: Findings, damage: Damage, visitor: Visitor, progress: ProgressBar
+        self,
+        objects: ObjectStore,
+        findings: Findings,
+        damage: Damage,
+        visitor: Visitor,
+        progress: ProgressBar,
+        ahead: WindowsAhead | None = None,
     ) -> None:
         self._objects = objects
         self.findings, self.damage = findings, damage
         self._visitor = visitor
         self._progress = progress
+        self._ahead = ahead
         self.counts: Counter[RecordKind] = Counter()
         """Objects that are in the index, by kind."""
         self.bytes_checked = 0

@@ -28,6 +28,7 @@ from pfsmount.objects.segment import (
     read_footer,
 )
 from pfsmount.objects.segment_scan import PieceScan, Window, unpadded_pieces, windows, wrong_pieces
+from pfsmount.objects.windows_ahead import is_small
 
 
 class PieceCheck(RecordCheck):
@@ -51,12 +52,30 @@ class PieceCheck(RecordCheck):
     def _data(self, segment: Segment, fd: int, scan: PieceScan) -> None:
         """Every piece that the index has in a segment."""
         at = 0
-        for window, data, part in scan.read(fd, self._windows(segment), self._unreadable(segment)):
-            self._window(segment, window, data, part)
+        unreadable = self._unreadable(segment)
+        left: list[Window] = []
+        for window, found in scan.read(fd, self._windows(segment), unreadable, self._is_left):
+            if found is not None:
+                self._window(segment, window, *found)
+            elif self._visitor.wanted.isdisjoint(window.ids):
+                if not self._is_right(window):
+                    left.append(window)
+            else:  # with the end of a large file, which only this process hashes
+                self._window(segment, window, *scan.read_now(fd, window, unreadable))
             self.bytes_checked += sum(window.lengths)
             self._progress.add(max(window.end - at, 0))
             at = max(window.end, at)
+        for window in left:
+            if not self._is_right(window):
+                self._window(segment, window, *scan.read_now(fd, window, unreadable))
         self._progress.add(segment.size - at)
+
+    def _is_left(self, window: Window) -> bool:
+        """Whether another process looks at a window."""
+        return self._ahead is not None and window.mark >= 0 and self._ahead.leave(window.mark)
+
+    def _is_right(self, window: Window) -> bool:
+        return self._ahead is not None and self._ahead.is_right(window.mark)
 
     def _window(self, segment: Segment, window: Window, data: memoryview, part: Part) -> None:
         wrong = wrong_pieces(window, data)
@@ -70,7 +89,7 @@ class PieceCheck(RecordCheck):
                 self._found(Invariant.PADDING, text, id=id, place=place)
         if self._visitor.wanted.isdisjoint(window.ids):
             return
-        for i, (id, offset, length) in enumerate(zip(*window, strict=True)):
+        for i, (id, offset, length) in enumerate(zip(*window[:3], strict=True)):
             if id in self._visitor.wanted and i not in wrong:
                 begin = offset - window.start
                 part.users += self._visitor.piece(id, data[begin : begin + length])
@@ -78,18 +97,27 @@ class PieceCheck(RecordCheck):
     def _windows(self, segment: Segment) -> Iterator[Window]:
         """The pieces that tables of contents and the index both know, in order."""
         for place in sorted(segment.tables):
+            if self._ahead is not None and not self._visitor.wanted:
+                right = self._ahead.right_bytes(place.meta, place.offset)
+                if right:
+                    self.bytes_checked += right
+                    continue
             table = self._table(place.meta, place.offset)
             if table is None:
                 continue
             ids, offsets, lengths = table.ids, table.offsets, table.lengths
+            mark = -1 if self._ahead is None else self._ahead.mark(place.meta, place.offset, len(ids))
             there = segment.agreeing(offsets)
             if len(there) < len(offsets):
+                mark = -1
                 ids, offsets, lengths = (
                     [ids[i] for i in there],
                     [offsets[i] for i in there],
                     [lengths[i] for i in there],
                 )
-            yield from windows(ids, offsets, lengths)
+            for window in windows(ids, offsets, lengths):
+                yield window if mark < 0 or not is_small(window.lengths) else window._replace(mark=mark)
+                mark += len(window.ids) if mark >= 0 else 0
 
     def _table(self, meta: int, offset: int) -> PieceColumns | None:
         payload = self._payload(meta, offset)

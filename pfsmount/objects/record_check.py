@@ -56,7 +56,7 @@ class RecordCheck(RowCheck):
             advise_sequential(fd)
             self._header(segment, fd)
             records: list[Record] = []
-            tables: list[PieceColumns] = []
+            tables: list[tuple[Record, PieceColumns]] = []
             at = named = 0
             for record in scan_segment(fd, segment.size, segment.row.nonce, self._unreadable(segment)):
                 if not record.intact:
@@ -85,7 +85,7 @@ class RecordCheck(RowCheck):
             text = f"the header of segment {segment.number:08x} is damaged; its objects are not"
             self._found(Invariant.SEGMENT_HEADER, text, segment=segment.number, offset=0)
 
-    def _contents(self, segment: Segment, record: Record) -> Sequence[PieceColumns]:
+    def _contents(self, segment: Segment, record: Record) -> Sequence[tuple[Record, PieceColumns]]:
         """Take note of a table of contents."""
         try:
             table = PieceColumns.decode(record.payload)
@@ -95,11 +95,13 @@ class RecordCheck(RowCheck):
         if data is None:
             return ()
         data.tables.append(TablePlace(table.start, table.end, segment.number, record.payload_offset, table.previous))
-        return (table,)
+        return ((record, table),)
 
     # What records name
 
-    def _look_up(self, segment: Segment, records: Sequence[Record], tables: Sequence[PieceColumns]) -> None:
+    def _look_up(
+        self, segment: Segment, records: Sequence[Record], tables: Sequence[tuple[Record, PieceColumns]]
+    ) -> None:
         """Compare records and tables with the index, and look into those records that it names."""
         named = _named(segment, records)
         with self._objects.index.read() as txn:
@@ -114,12 +116,14 @@ class RecordCheck(RowCheck):
                     references = self._visit(segment, record, matched)
                     referred.append((record.id, references))
                     wanted.update(referred_ids(references))
-        for table in tables:
+        for _, table in tables:
             wanted.update(table.ids)
         with self._objects.index.read() as txn:
             rows = txn.get_many(Table.OBJECTS, sorted(wanted))
-        for table in tables:
-            self._table_matches(self.segments[table.segment], table, rows)
+        for record, table in tables:
+            if self._table_matches(self.segments[table.segment], table, rows) and self._ahead is not None:
+                place = segment.number, record.payload_offset, len(record.payload)
+                self._ahead.ask(table, *place, record.id)
         self._references(referred, rows)
 
     def _match(
@@ -146,21 +150,22 @@ class RecordCheck(RowCheck):
                 self._visitor.large_file(file, place)
         return references
 
-    def _table_matches(self, data: Segment, table: PieceColumns, rows: Mapping[bytes, bytes]) -> None:
-        """Note the pieces of a table that the index has where the table says."""
+    def _table_matches(self, data: Segment, table: PieceColumns, rows: Mapping[bytes, bytes]) -> bool:
+        """Note the pieces of a table that the index has where the table says; whether those are all."""
         right = table.rows()
         there = all(table.lengths) and (not right or table.offsets[-1] + table.lengths[-1] <= data.size)
         if there and list(map(rows.get, table.ids)) == right:
             data.agree_blocks(table.offsets)
             data.matches += len(right)
             self.counts[RecordKind.PIECE] += len(right)
-            return
+            return True
         named = [
             (id, offset, row)
             for id, offset, length, row in zip(table.ids, table.offsets, table.lengths, right, strict=True)
             if length and offset + length <= data.size
         ]
         self.counts[RecordKind.PIECE] += len(self._match(data, named, rows))
+        return False
 
     def _references(self, referred: Sequence[tuple[ObjectId, References]], rows: Mapping[bytes, bytes]) -> None:
         for source, references in referred:

@@ -122,6 +122,8 @@ class Window(NamedTuple):
     ids: list[ObjectId]
     offsets: list[int]
     lengths: list[int]
+    mark: int = -1
+    """Where another process says what it knows of the window (`objects.windows_ahead`)."""
 
     @property
     def start(self) -> int:
@@ -146,6 +148,13 @@ def windows(ids: list[ObjectId], offsets: list[int], lengths: list[int]) -> Iter
         yield Window(ids[first:], offsets[first:], lengths[first:])
 
 
+class WindowBytes(NamedTuple):
+    """What was read of a window."""
+
+    data: memoryview
+    part: Part
+
+
 class PieceScan:
     """Reads pieces of data segments in the order in which they lie, two windows ahead in a thread of its own. Leaving the context ends that.
 
@@ -165,26 +174,38 @@ class PieceScan:
         self._lane.close()
 
     def read(
-        self, fd: int, wanted: Iterable[Window], unreadable: Unreadable
-    ) -> Iterator[tuple[Window, memoryview, Part]]:
-        """The windows of a segment with their bytes."""
+        self, fd: int, wanted: Iterable[Window], unreadable: Unreadable, leave: Callable[[Window], bool] | None = None
+    ) -> Iterator[tuple[Window, WindowBytes | None]]:
+        """The windows of a segment with their bytes, but for those that are to be left, if it says so when their turn comes to be read."""
         advise_sequential(fd)
-        ahead: deque[tuple[Window, memoryview, Part, Ticket]] = deque()
+        ahead: deque[tuple[Window, tuple[WindowBytes, Ticket] | None]] = deque()
         for window in wanted:
-            size = window.end - window.start
-            part = self._parts.take() if size <= _WINDOW else Part(size)
-            data = part.memory[:size]
-            ticket = self._lane.do(partial(_read_into, fd, data, window.start, unreadable))
-            ahead.append((window, data, part, ticket))
+            left = leave is not None and leave(window)
+            ahead.append((window, None if left else self._begin(fd, window, unreadable)))
             if len(ahead) > _AHEAD:
                 yield _arrived(*ahead.popleft())
         while ahead:
             yield _arrived(*ahead.popleft())
 
+    def read_now(self, fd: int, window: Window, unreadable: Unreadable) -> WindowBytes:
+        """The bytes of a window that was left. At most one for each that `read` gives."""
+        found, ticket = self._begin(fd, window, unreadable)
+        ticket.wait()
+        return found
 
-def _arrived(window: Window, data: memoryview, part: Part, ticket: Ticket) -> tuple[Window, memoryview, Part]:
+    def _begin(self, fd: int, window: Window, unreadable: Unreadable) -> tuple[WindowBytes, Ticket]:
+        size = window.end - window.start
+        part = self._parts.take() if size <= _WINDOW else Part(size)
+        data = part.memory[:size]
+        return WindowBytes(data, part), self._lane.do(partial(_read_into, fd, data, window.start, unreadable))
+
+
+def _arrived(window: Window, read: tuple[WindowBytes, Ticket] | None) -> tuple[Window, WindowBytes | None]:
+    if read is None:
+        return window, None
+    found, ticket = read
     ticket.wait()
-    return window, data, part
+    return window, found
 
 
 def _read_into(fd: int, memory: memoryview, offset: int, unreadable: Unreadable) -> None:

@@ -13,11 +13,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfsmount.config import DEFAULT_SETTINGS
 from pfsmount.errors import Corrupt, NotFound, PfsError
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import Buffer
-from pfsmount.objects.index_probe import IndexProbe, probe_index
+from pfsmount.objects.index_probe import IndexProbe, begin_probe
 from pfsmount.objects.invariants import Damage, Finding, Findings, Invariant, Severity
 from pfsmount.objects.lane import Ticket
 from pfsmount.objects.layout import read_store_info
@@ -25,6 +24,7 @@ from pfsmount.objects.object_check import ObjectCheck
 from pfsmount.objects.object_look import ProgressBar, Reference, References, Visitor
 from pfsmount.objects.segment import TINY_MAX, Location, RecordKind
 from pfsmount.objects.store import ObjectStore
+from pfsmount.objects.windows_ahead import WindowsAhead
 from pfsmount.repo.commit import Commit, decode_commit, parse_root
 from pfsmount.repo.fsck_files import LargeFiles
 from pfsmount.repo.fsck_impact import Impact, find_impact
@@ -60,15 +60,24 @@ class Report:
         return not self.findings.count(Severity.LOST) and not self.findings.count(Severity.REPAIRABLE)
 
 
-def check(store: Store, *, data: bool = False, progress: Progress | None = None, known: Report | None = None) -> Report:
+def check(
+    store: Store,
+    *,
+    data: bool = False,
+    progress: Progress | None = None,
+    known: Report | None = None,
+    ahead: WindowsAhead | None = None,
+) -> Report:
     """Check a store; with `data` also each piece and each large file against its hash. Changes nothing.
 
-    `known` begins the report: what an earlier check found in the data, which this one does not read.
+    `known` begins the report: what an earlier check found in the data, which this one does not read. `ahead` is a process that helps.
     """
     report = Report(data=data) if known is None else known
     bar = ProgressBar(progress)
     files = LargeFiles(store.objects, report.findings, report.damage) if data else None
-    objects = ObjectCheck(store.objects, report.findings, report.damage, _Visitor(store.objects, report, files), bar)
+    objects = ObjectCheck(
+        store.objects, report.findings, report.damage, _Visitor(store.objects, report, files), bar, ahead
+    )
     try:
         with files or nullcontext():
             objects.run(data=data)
@@ -118,7 +127,10 @@ def check_store(
     `probe` is that of its index, if somebody has begun it already.
     """
     read_store_info(path)
-    problem = probe_index(path / "index", DEFAULT_SETTINGS.map_size) if probe is None else probe.wait()
+    if probe is None:
+        with begin_probe(path, data=data) as own:
+            return check_store(path, data=data, progress=progress, probe=own)
+    problem = probe.wait()
     if problem is None:
         try:
             store = Store.open(path)
@@ -126,7 +138,7 @@ def check_store(
             problem = error.message
         else:
             with store:
-                return check(store, data=data, progress=progress)
+                return check(store, data=data, progress=progress, ahead=probe.ahead)
     report = Report(data=data)
     report.findings.add(Finding.of(Invariant.INDEX_READABLE, problem))
     report.index_lost = True

@@ -46,7 +46,9 @@ class _Hash:
     def update(self, zeros: int, data: Buffer) -> None:
         """Hash a hole, and what follows it."""
         if self.hasher is None:
-            self.hasher = file_hasher()
+            self.hasher = file_hasher(
+                aside=True
+            )  # the other half of the work is the hash of the pieces, in another thread
         while zeros:
             count = min(zeros, len(_ZEROS))
             self.hasher.update(_ZEROS[:count])
