@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfsmount.cli import output
+from pfsmount.errors import Corrupt, NotFound, PfsError
+from pfsmount.ids import display
 from pfsmount.revision import check_repo_name
 
 if TYPE_CHECKING:
@@ -51,13 +53,41 @@ def create(
 
 @repo_app.command("list")
 def list_repos(json: JsonFlag = False) -> None:
-    """List all repos."""
+    """List all repos. One that cannot be read is told with the reason, and the exit code is 1."""
     with output.open_store() as store:
-        repos = [describe(store, repo) for repo in store.repos()]
+        repos, damaged = _describe_all(store)
     if json:
-        output.print_json(repos)
-        return
-    if not repos:
+        problems = [{"name": name, "problem": error.message} for name, error in damaged]
+        output.print_json(sorted(repos + problems, key=lambda repo: repo["name"]))
+    else:
+        _print_repos(repos, any_damaged=bool(damaged))
+    for name, error in damaged:
+        output.print_error(
+            "pfs", Corrupt(f"the repo {display(name)} cannot be shown: {error.message}", hint=error.hint)
+        )
+    if damaged:
+        raise typer.Exit(output.EXIT_FAILED)
+
+
+def _describe_all(store: Store) -> tuple[list[dict[str, Any]], list[tuple[str, PfsError]]]:
+    """All repos as JSON, and those that cannot be read."""
+    from pfsmount.repo.refs import readable_repos
+
+    found: list[dict[str, Any]] = []
+    damaged: list[tuple[str, PfsError]] = []
+    for repo in readable_repos(store.objects.index, lambda name, error: damaged.append((name, error))):
+        try:
+            found.append(describe(store, repo))
+        except (Corrupt, NotFound) as error:
+            if any(
+                one.name == repo.name for one in readable_repos(store.objects.index, lambda *_: None)
+            ):  # else somebody deleted it just now
+                damaged.append((repo.name, error))
+    return found, sorted(damaged, key=lambda one: one[0])
+
+
+def _print_repos(repos: list[dict[str, Any]], *, any_damaged: bool) -> None:
+    if not repos and not any_damaged:
         output.note("no repos yet; make one with 'pfs repo create NAME'")
     rows = [
         (

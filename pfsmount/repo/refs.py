@@ -14,12 +14,12 @@ import enum
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pfsmount.errors import Conflict, Corrupt, InvalidInput, NotFound
 from pfsmount.ids import ObjectId, display
-from pfsmount.objects.index import Table, Transaction
+from pfsmount.objects.index import Index, Table, Transaction
 from pfsmount.objects.segment import FSCK_HINT
 from pfsmount.repo.commit import dump_json
 from pfsmount.revision import check_repo_name
@@ -160,6 +160,18 @@ def get_repo(txn: Transaction, name: str) -> RepoInfo:
         )
         raise NotFound(f"there is no repo '{name}'", hint=hint)
     return RepoInfo.decode(os.fsencode(name), raw)
+
+
+def readable_repos(index: Index, damaged: Callable[[str, Corrupt], object]) -> list[RepoInfo]:
+    """All repos by name, but for those whose rows cannot be read: `damaged` is called with the name of each, and why."""
+    found = []
+    with index.read() as txn:
+        for name, raw in txn.scan(Table.REPOS):
+            try:
+                found.append(RepoInfo.decode(name, raw))
+            except Corrupt as error:
+                damaged(os.fsdecode(name), error)
+    return found
 
 
 def move_ref(txn: Transaction, move: RefMove, *, who: str, why: str, time_ns: int) -> None:

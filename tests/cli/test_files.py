@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pfsmount.objects.index import Table
+from pfsmount.repo.refs import RefKind, ref_key
+from pfsmount.repo.store import Store
 from tests.conftest import Run, run_command
+from tests.repo.damage import flip, place_of
 
 
 @pytest.fixture
@@ -243,6 +247,38 @@ def test_bad_input(images: Run, args: list[str], code: int, says: str) -> None:
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert images("log", "images", "--json").stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("damage", ["head", "row", "ref"])
+def test_a_damaged_repo_hides_no_other(images: Run, damage: str) -> None:
+    """`repo list` shows the others, and says of that one what is wrong and what to do."""
+    for name in ("empty", "zoo"):
+        assert images("repo", "create", name).returncode == 0
+        assert images("put", "-", f"{name}@master:/file", input=name).returncode == 0
+    with Store.open(images.store) as store:  # type: ignore[attr-defined]
+        repo = store.repo("empty")
+        head = store.head("empty", "master")
+        assert head is not None
+        path, place = place_of(store, head)
+        with store.objects.index.write() as txn:
+            if damage == "row":
+                txn.put(Table.REPOS, b"empty", b"{}")
+            elif damage == "ref":
+                txn.put(Table.REFS, ref_key(repo, RefKind.BRANCH, "master"), b"short")
+    if damage == "head":
+        flip(path, place.offset + 5)
+    done = images("repo", "list")
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["repo", "images", "zoo"]
+    assert "the repo empty cannot be shown" in done.stderr
+    assert "'pfs fsck'" in done.stderr
+    shown = images("repo", "list", "--json")
+    assert shown.returncode == 1
+    assert [(one["name"], "problem" in one) for one in json.loads(shown.stdout)] == [
+        ("empty", True),
+        ("images", False),
+        ("zoo", False),
+    ]
 
 
 def test_no_store(tmp_path: Path) -> None:
