@@ -149,6 +149,17 @@ class OpenObjects:
         return self.path / "segments"
 
 
+def get_as(reader: Reader, id: ObjectId, kind: RecordKind) -> bytes:
+    """The verified bytes of an object of a kind. Raises NotFound, Corrupt: also for one of another kind, whose bytes may mean something as this one, too."""
+    payload = reader.get(id)
+    place = reader.locate(id)
+    if place is not None and place.kind is not kind:
+        raise Corrupt(
+            f"{id.hex()} is a {place.kind.name.lower()}, where a {kind.name.lower()} should be", hint=FSCK_HINT
+        )
+    return payload
+
+
 def read_object(reader: Reader, id: ObjectId, location: Location) -> bytes:
     """Read and verify one object. Raises NotFound, Corrupt."""
     before = _before(location)

@@ -19,7 +19,8 @@ from typing import Any
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import HashKind, hash_bytes
-from pfsmount.objects.reading import Reader
+from pfsmount.objects.reading import Reader, get_as
+from pfsmount.objects.segment import RecordKind
 from pfsmount.tree.entry import SIZE_MAX, XATTRS_INLINE_MAX, Entry, Kind
 
 _VERSION = 1
@@ -188,7 +189,7 @@ def load_commit(objects: Reader, id: ObjectId) -> Commit:
     """Read, verify and decode a commit, or take it from the cache. Raises NotFound, Corrupt."""
     commit = objects.decoded.get(id)
     if commit is None:
-        commit = decode_commit(objects.get(id))
+        commit = decode_commit(get_as(objects, id, RecordKind.COMMIT))
         objects.decoded.put(id, commit)
     if not isinstance(commit, Commit):
         raise Corrupt(f"{id.hex()} is no commit, where one should be")

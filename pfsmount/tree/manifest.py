@@ -20,7 +20,7 @@ from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.batch import Batch
-from pfsmount.objects.reading import Reader
+from pfsmount.objects.reading import Reader, get_as
 from pfsmount.objects.segment import RecordKind
 from pfsmount.tree.entry import SIZE_MAX
 
@@ -138,7 +138,7 @@ def load_manifest(objects: Reader, id: ObjectId) -> Manifest:
     """Read, verify and decode a manifest node, by its own id or (a root) by the file's. Raises NotFound, Corrupt."""
     manifest = objects.decoded.get(id)
     if manifest is None:
-        manifest = Manifest.decode(objects.get(id))
+        manifest = Manifest.decode(get_as(objects, id, RecordKind.MANIFEST))
         objects.decoded.put(id, manifest)
     if not isinstance(manifest, Manifest):
         raise Corrupt(f"{id.hex()} is no manifest, where one should be")

@@ -20,7 +20,7 @@ from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import HashKind, hash_bytes
-from pfsmount.objects.reading import Reader
+from pfsmount.objects.reading import Reader, get_as
 from pfsmount.objects.segment import RecordKind
 from pfsmount.tree.boundaries import RANK_MAX
 from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
@@ -298,7 +298,7 @@ def load_node(objects: Reader, id: ObjectId) -> Node:
     """Read, verify and decode a node, or take it from the cache. Raises NotFound, Corrupt."""
     node = objects.decoded.get(id)
     if node is None:
-        node = Node(objects.get(id))
+        node = Node(get_as(objects, id, RecordKind.NODE))
         objects.decoded.put(id, node)
     if not isinstance(node, Node):
         raise Corrupt(f"{id.hex()} is no directory, where one should be")

@@ -19,7 +19,7 @@ from pfsmount.tree.diff import diff
 from pfsmount.tree.directory import EMPTY_DIRECTORY, DirectorySummary, directory_entry, entries, find, lookup, walk
 from pfsmount.tree.edit import build_directory, edit_directory, edit_paths
 from pfsmount.tree.entry import SIZE_MAX, Entry, Kind, decode_leaf, encode_leaf, file_entry, symlink_entry
-from pfsmount.tree.node import Node, NodeDraft, entry_item
+from pfsmount.tree.node import Node, NodeDraft, entry_item, load_node
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
@@ -272,6 +272,19 @@ def test_damaged_nodes_are_refused(noise: bytes, data: st.DataObject) -> None:
                     node.entry(i)
         except Corrupt:
             pass
+
+
+def test_a_piece_is_no_node(objects: ObjectStore) -> None:
+    """A file with the bytes of a directory's node, named as one by somebody who makes stores to harm: its hash fits, its kind does not."""
+    with objects.batch() as batch:
+        directory = build_directory(batch, [(b"a", a_file(1))])
+        node = batch.get(directory.id)
+        file = batch.add_piece(node)
+        for reader in (batch, objects):
+            with pytest.raises(Corrupt, match="is a piece, where a node should be"):
+                load_node(reader, file)
+            batch.flush()
+        assert load_node(objects, directory.id).names == [b"a"]
 
 
 @pytest.mark.parametrize("full", [3, 64, 1024])
