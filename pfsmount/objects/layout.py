@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EACCES, EDQUOT, EFBIG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from itertools import count
 from pathlib import Path
 
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
@@ -217,6 +218,13 @@ def _check_owner(path: Path) -> None:
             raise Corrupt(
                 f"'{path / name}' is a symlink, which no store has", hint="look where it leads before anything else"
             )
+
+
+def free_name(directory: Path, prefix: str) -> Path:
+    """A name with the time in it that nothing has."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    names = (f"{prefix}-{stamp}" + (f".{n}" if n else "") for n in count())
+    return next(path for name in names if not (path := directory / name).exists())
 
 
 def private(path: str, flags: int) -> int:

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -27,7 +27,7 @@ from pfsmount.objects.index import Index, Table, exclusive_index
 from pfsmount.objects.index_probe import probe_index
 from pfsmount.objects.index_rebuild import ObjectRebuild
 from pfsmount.objects.invariants import Damage
-from pfsmount.objects.layout import disk_errors, fsync_directory, private, read_store_info
+from pfsmount.objects.layout import disk_errors, free_name, fsync_directory, private, read_store_info
 from pfsmount.objects.object_look import ProgressBar
 from pfsmount.objects.segment import SegmentRow
 from pfsmount.objects.store import ObjectStore
@@ -36,7 +36,7 @@ from pfsmount.repo.fsck import Progress
 from pfsmount.repo.fsck_impact import TreeWalk
 from pfsmount.repo.fsck_repair import drop_incomplete
 from pfsmount.repo.journal import JournalReader, journal_base
-from pfsmount.repo.reflog import decode_line, encode_line, raw_lines
+from pfsmount.repo.reflog import DAMAGED_LOG, decode_line, encode_line, raw_lines
 from pfsmount.repo.refs import RefKind, RepoInfo, WorktreeState, encode_ref, put_worktree
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.results import encode_result
@@ -108,7 +108,7 @@ def rebuild_index(path: Path, settings: StoreSettings = DEFAULT_SETTINGS, progre
 def _replace(path: Path, fresh: Path) -> Path | None:
     """Put the new index in the place of the old one."""
     fsync_directory(fresh)
-    kept = _free_name(path, "index.lost")
+    kept = free_name(path, "index.lost")
     os.rename(path / "index", kept)
     os.rename(fresh, path / "index")
     fsync_directory(path)
@@ -116,13 +116,6 @@ def _replace(path: Path, fresh: Path) -> Path | None:
         shutil.rmtree(kept, ignore_errors=True)
         return None
     return kept
-
-
-def _free_name(directory: Path, prefix: str) -> Path:
-    """A name with the time in it that nothing has."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    names = (f"{prefix}-{stamp}" + (f".{n}" if n else "") for n in count())
-    return next(path for name in names if not (path := directory / name).exists())
 
 
 def _read_old(path: Path, settings: StoreSettings) -> _Old:
@@ -267,7 +260,7 @@ class _Rebuild:
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            kept = _free_name(path.parent, "refs.log.damaged")
+            kept = free_name(path.parent, DAMAGED_LOG)
             os.link(path, kept)
             self._result.problems.append(f"refs.log was written anew; the damaged one is '{kept.name}'")
         os.rename(beside, path)

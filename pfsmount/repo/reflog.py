@@ -2,7 +2,7 @@
 
 One line a change: JSON (docs/FORMAT.md), a blank, 16 hex digits of BLAKE3 of the JSON, newline. Changes are numbered and made
 in the index first (that transaction is what a caller waits for), then appended here, after any lines that an earlier process left out. A torn
-last line ends at its checksum and is written again.
+last line ends at its checksum and is written again. What is behind the last whole line and is no such thing is kept, in a copy of the file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 from pfsmount.errors import Corrupt
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.index import Index, Table
-from pfsmount.objects.layout import fsync_directory
+from pfsmount.objects.layout import free_name, fsync_directory, private
 
+DAMAGED_LOG = "refs.log.damaged"
+"""With the time behind it: a log as it was before something that is no torn line was cut off."""
 _TAIL = 4096
 _LINES_AT_ONCE = 10_000
 _LINE_MAX = 4 << 20
@@ -117,21 +119,44 @@ def append_missing(index: Index, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         last, end, size = _last_line(fd)
+        lines = _lines_after(index, last)
         if end < size:
-            os.ftruncate(fd, end)  # a torn line, which a crash left
+            if not _is_torn(fd, end, size, b"".join(lines)):
+                _keep(fd, free_name(path.parent, DAMAGED_LOG))
+            os.ftruncate(fd, end)
         wrote = False
-        while lines := _lines_after(index, last):
+        while lines:
             data = memoryview(b"".join(lines))
             while data:
                 data = data[os.write(fd, data) :]
             last += len(lines)
             wrote = True
+            lines = _lines_after(index, last)
         if wrote:
             os.fdatasync(fd)
             if not size:
                 fsync_directory(path.parent)
     finally:
         os.close(fd)
+
+
+def _is_torn(fd: int, end: int, size: int, next_lines: bytes) -> bool:
+    """Whether what is behind the last whole line is what a crash leaves of the next ones: their beginning, and zeros."""
+    if size - end > len(next_lines):
+        return False
+    return next_lines.startswith(os.pread(fd, size - end, end).rstrip(b"\0"))
+
+
+def _keep(fd: int, kept: Path) -> None:
+    """A durable copy of a damaged log. Raises OSError."""
+    with open(kept, "xb", opener=private) as file:
+        at = 0
+        while part := os.pread(fd, _LINE_MAX, at):
+            file.write(part)
+            at += len(part)
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_directory(kept.parent)
 
 
 def _lines_after(index: Index, last: int) -> list[bytes]:

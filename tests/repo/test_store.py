@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_refs_log_replays_to_the_same_refs(store: Store) -> None:
     assert live == {"master": head.hex()}
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "behind"])
+@pytest.mark.parametrize("damage", ["missing", "torn", "behind", "torn into blocks", "torn in the first line"])
 def test_refs_log_is_brought_up(store: Store, damage: str) -> None:
     """Lines that a crash left out, or tore, are appended by whoever opens the store next."""
     for i in range(5):
@@ -188,11 +189,52 @@ def test_refs_log_is_brought_up(store: Store, damage: str) -> None:
         log.unlink()
     elif damage == "torn":
         log.write_bytes(whole[:-7])
+    elif damage == "torn into blocks":  # the size was on the disk, the bytes were not
+        log.write_bytes(whole[:-70] + bytes(70))
+    elif damage == "torn in the first line":
+        log.write_bytes(whole[:20])
     else:
         log.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     store.close()
     Store.open(store.path).close()
     assert log.read_bytes() == whole
+    assert not list(store.path.glob("refs.log.damaged*")), "nothing was lost"
+
+
+@pytest.mark.parametrize("damage", ["in each line", "in the last line", "text behind it"])
+def test_a_damaged_refs_log_is_kept(store: Store, damage: str) -> None:
+    """What is cut off and is not what a crash leaves stays in a copy: it may be all that is left of old changes."""
+    for i in range(3):
+        put(store, f"f{i}", b"x")
+    log = store.path / "refs.log"
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    if damage == "in each line":
+        damaged = b"".join(line.replace(b'"op"', b'"oq"') for line in lines)
+    elif damage == "in the last line":
+        damaged = b"".join(lines[:-1]) + lines[-1].replace(b'"op"', b'"oq"')
+    else:
+        damaged = b"".join(lines[:-1]) + b"<<<<<<< mine\n"
+    log.write_bytes(damaged)
+    store.close()
+    for _ in range(2):
+        Store.open(store.path).close()
+        assert log.read_bytes() == whole
+        (kept,) = store.path.glob("refs.log.damaged-*")
+        assert kept.read_bytes() == damaged
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_a_piece_is_no_commit(store: Store) -> None:
+    """A file with the bytes of a commit, named as one by somebody who makes stores to harm: its hash fits, its kind does not."""
+    put(store, "f", b"x")
+    head = store.head("images", "master")
+    assert head is not None
+    with store.objects.batch() as batch:
+        file = batch.add_piece(store.objects.get(head))
+        batch.flush()
+    with pytest.raises(Corrupt, match=r"is a piece, where a commit should be"):
+        store.read_commit(file)
 
 
 def test_a_lost_index_is_noticed(store: Store) -> None:
