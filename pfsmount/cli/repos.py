@@ -79,9 +79,7 @@ def _describe_all(store: Store) -> tuple[list[dict[str, Any]], list[tuple[str, P
         try:
             found.append(describe(store, repo))
         except (Corrupt, NotFound) as error:
-            if any(
-                one.name == repo.name for one in readable_repos(store.objects.index, lambda *_: None)
-            ):  # else somebody deleted it just now
+            if repo in readable_repos(store.objects.index, lambda *_: None):  # else somebody deleted it just now
                 damaged.append((repo.name, error))
     return found, sorted(damaged, key=lambda one: one[0])
 

@@ -68,21 +68,37 @@ class IndexProbe:
             self._problem = f"the index '{self._file}' is missing"
             return
         helps = segments is not None and len(os.sched_getaffinity(0)) > 1
-        self._start([os.fspath(path), os.fspath(_ROOT), str(map_size), os.fspath(segments or "") if helps else ""])
+        arguments = [os.fspath(path), os.fspath(_ROOT), str(map_size)]
+        memory = self._share() if helps else -1
+        try:
+            self._start([*arguments, os.fspath(segments or "") if memory >= 0 else ""], memory)
+        finally:
+            if memory >= 0:
+                os.close(memory)
 
-    def _start(self, arguments: Sequence[str]) -> None:
-        """Start it. Where that cannot be, the check goes on alone: an index that is damaged may end it, but most are not."""
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = -1
+    def _share(self) -> int:
+        """Memory that both sides have; -1 where there is none to be had, and nobody helps."""
         try:
             memory = shared_memory()
+        except OSError:
+            return -1
+        try:
             self._memory = mmap.mmap(memory, PIECES_MAX)
+        except OSError:
+            os.close(memory)
+            return -1
+        return memory
+
+    def _start(self, arguments: Sequence[str], memory: int) -> None:
+        """Start it. Where that cannot be, the check goes on alone: an index that is damaged may end it, but most are not."""
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, *arguments, str(its.fileno()), str(memory)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(its.fileno(), memory),
+                pass_fds=(its.fileno(), memory) if memory >= 0 else (its.fileno(),),
                 text=True,
                 errors="replace",
             )
@@ -91,8 +107,6 @@ class IndexProbe:
             mine.close()
         finally:
             its.close()
-            if memory >= 0:
-                os.close(memory)
 
     def __enter__(self) -> IndexProbe:
         return self

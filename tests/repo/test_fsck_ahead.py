@@ -145,7 +145,7 @@ def test_a_large_file_that_ends_among_small_ones_is_read_once(tmp_path: Path, pa
 def test_the_same_is_found_without_a_second_process(
     small: Path, monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
-    """With one processor, with no process to be had, with one that dies: the same findings."""
+    """With one processor, with no memory or process to be had, with one that dies: the same findings."""
     spoil(small, [5, 700, 2222])
     with_it = summary(check_store(small, data=True))
 
@@ -168,7 +168,11 @@ def test_the_same_is_found_without_a_second_process(
         assert summary(check_store(small, data=True)) == with_it
 
     def refuse(*_: object, **__: object) -> None:
-        raise BlockingIOError("no more processes")
+        raise BlockingIOError("no more of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", refuse)
+        assert summary(check_store(small, data=True)) == with_it
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert summary(check_store(small, data=True)) == with_it
