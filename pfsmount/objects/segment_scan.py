@@ -20,7 +20,9 @@ from pfsmount.objects.parts import Part, Parts
 from pfsmount.objects.segment import BLOCK, RECORD_BYTES, Record, RecordKind, align, record_header
 
 _WINDOW = 4 << 20
-_AHEAD = 2
+_AHEAD = 4
+_READERS = 4
+"""Threads that read. One leaves the disk idle whenever it waits for a processor while others hash: *measured* 2 GiB in 4 s instead of 2."""
 _GAP_MAX = 64 * 1024
 """Bytes between two pieces that are rather read than left out."""
 _HEADER_BYTES = 64
@@ -156,14 +158,15 @@ class WindowBytes(NamedTuple):
 
 
 class PieceScan:
-    """Reads pieces of data segments in the order in which they lie, two windows ahead in a thread of its own. Leaving the context ends that.
+    """Reads pieces of data segments in the order in which they lie, some windows ahead in threads of its own. Leaving the context ends those.
 
     The memory of a window is used again when all `users` of its part are done, two windows later at the earliest.
     """
 
     def __init__(self) -> None:
         self._parts = Parts(_WINDOW, _AHEAD + 4)
-        self._lane = Lane("segment reader")
+        self._lanes = [Lane("segment reader") for _ in range(_READERS)]
+        self._begun = 0
 
     def __enter__(self) -> PieceScan:
         return self
@@ -171,7 +174,8 @@ class PieceScan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lane.close()
+        for lane in self._lanes:
+            lane.close()
 
     def read(
         self, fd: int, wanted: Iterable[Window], unreadable: Unreadable, leave: Callable[[Window], bool] | None = None
@@ -181,23 +185,27 @@ class PieceScan:
         ahead: deque[tuple[Window, tuple[WindowBytes, Ticket] | None]] = deque()
         for window in wanted:
             left = leave is not None and leave(window)
-            ahead.append((window, None if left else self._begin(fd, window, unreadable)))
+            ahead.append((window, None if left else self._begin(fd, window, unreadable, self._part(window))))
             if len(ahead) > _AHEAD:
                 yield _arrived(*ahead.popleft())
         while ahead:
             yield _arrived(*ahead.popleft())
 
     def read_now(self, fd: int, window: Window, unreadable: Unreadable) -> WindowBytes:
-        """The bytes of a window that was left. At most one for each that `read` gives."""
-        found, ticket = self._begin(fd, window, unreadable)
-        ticket.wait()
-        return found
+        """The bytes of a window that was left, in memory of their own."""
+        part = Part(window.end - window.start)
+        _read_into(fd, part.memory, window.start, unreadable)
+        return WindowBytes(part.memory, part)
 
-    def _begin(self, fd: int, window: Window, unreadable: Unreadable) -> tuple[WindowBytes, Ticket]:
+    def _part(self, window: Window) -> Part:
         size = window.end - window.start
-        part = self._parts.take() if size <= _WINDOW else Part(size)
-        data = part.memory[:size]
-        return WindowBytes(data, part), self._lane.do(partial(_read_into, fd, data, window.start, unreadable))
+        return self._parts.take() if size <= _WINDOW else Part(size)
+
+    def _begin(self, fd: int, window: Window, unreadable: Unreadable, part: Part) -> tuple[WindowBytes, Ticket]:
+        data = part.memory[: window.end - window.start]
+        self._begun += 1
+        lane = self._lanes[self._begun % len(self._lanes)]
+        return WindowBytes(data, part), lane.do(partial(_read_into, fd, data, window.start, unreadable))
 
 
 def _arrived(window: Window, read: tuple[WindowBytes, Ticket] | None) -> tuple[Window, WindowBytes | None]:
