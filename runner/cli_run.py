@@ -147,7 +147,7 @@ def _show_in_mounts(store: Store) -> None:
     """So that whoever looks next sees the results; without this, mounts follow in a moment."""
     from pfsmount.fs.control import refresh
 
-    refresh(store)
+    refresh(store.path)
 
 
 def result_json(result: JobResult) -> dict[str, Any]:

@@ -96,7 +96,6 @@ def _side(mine: bool, theirs: bool) -> Resolution | None:
 def _merge(
     source: Target, target: Target, message: str | None, side: Resolution | None, *, fast_forward: bool, json: bool
 ) -> None:
-    from pfsmount.fs.control import refresh
     from pfsmount.repo.merge import MergeState
     from pfsmount.repo.merge import merge as merge_into
 
@@ -112,8 +111,6 @@ def _merge(
                 side=side,
                 fast_forward=fast_forward,
             )
-        if report.state in (MergeState.MERGED, MergeState.FAST_FORWARD):
-            refresh(store)
     names = (f"{source.repo}@{source.revision}" if source.revision.base else source.repo, f"{target.repo}@{branch}")
     if json:
         output.print_json({"repo": target.repo, "branch": branch, **_report_json(report)})

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,17 @@ def open_store(option: Path | None = None) -> Store:
         hint = error.hint if named else "make one with 'pfs init', or name one with --store or PFS_STORE"
         raise NotAStore(error.message, hint=hint) from None
     store.critical = interruption.held_back
+    store.after_moves = partial(_let_mounts_catch_up, path)
     store.keeps_resolved = True
     return store
+
+
+def _let_mounts_catch_up(store: Path) -> None:
+    """What is done after a command shows what the command did, in every mount."""
+    if any((store / "run").glob("mount-*.json")):
+        from pfsmount.fs.control import refresh
+
+        refresh(store)
 
 
 def author() -> str:

@@ -129,11 +129,9 @@ def _delete_branch(store: Store, repo: str, name: str, force: bool) -> None:
 
 
 def _rename_branch(store: Store, repo: str, old: str, new: str) -> None:
-    from pfsmount.fs.control import refresh
     from pfsmount.repo.pointers import rename_branch
 
     rename_branch(store, repo, old, new.removeprefix(f"{repo}@"))
-    refresh(store)
     output.say(f"renamed branch {repo}@{old} to {repo}@{new.removeprefix(f'{repo}@')}")
 
 

@@ -35,7 +35,6 @@ def reset(
     json: JsonFlag = False,
 ) -> None:
     """Move a branch to another commit. Nothing is lost: what it leaves stays readable by id, uncommitted work stays."""
-    from pfsmount.fs.control import refresh
     from pfsmount.repo.rollback import commit_before, reset
 
     repo, name = ref_name(target, "BRANCH")
@@ -51,7 +50,6 @@ def reset(
         else:
             new = resolve_start(store, repo, revision, "branch", branch).commit
         done = reset(store, repo, branch, new, why="reset --undo" if undo else "reset")
-        refresh(store)
         if json:
             output.print_json(_reset_json(repo, branch, done))
         else:
@@ -132,7 +130,6 @@ def revert(
     All are undone or none. Conflicts change nothing and are listed with both sides (exit code 3): mine is what the branch has,
     theirs what was there before the commit; --mine or --theirs settles them.
     """
-    from pfsmount.fs.control import refresh
     from pfsmount.repo.revert import revert as revert_commits
     from pfsmount.tree.merge import Resolution
 
@@ -148,8 +145,6 @@ def revert(
             raise NotFound(f"{revisions[found.index(None)]} has no commits, so there is nothing to undo")
         with output.Progress("reverting"):
             report = revert_commits(store, repo, branch, commits, message=message, side=side)
-        if report.made:
-            refresh(store)
     if json:
         output.print_json({"repo": repo, "branch": branch, **_revert_json(report)})
     else:

@@ -130,7 +130,7 @@ class OpenWorktree:
             return CommitResult(commit, tuple(parse_path(path) for path in answer["unversioned"]), Effects([], []))
 
         done = self._anyhow(request, remote, lambda worktree: worktree.commit(message, paths, author=author))
-        refresh(self._store)
+        refresh(self._store.path)
         return done
 
     def resolve(self, how: Resolution, paths: Sequence[RepoPath] | None = None) -> tuple[list[RepoPath], int]:
@@ -144,19 +144,19 @@ class OpenWorktree:
             lambda answer: ([parse_path(path) for path in answer["settled"]], int(answer["open"])),
             lambda worktree: worktree.resolve(how, paths)[:2],
         )
-        refresh(self._store)
+        refresh(self._store.path)
         return done
 
     def discard(self, paths: Sequence[RepoPath] | None = None) -> None:
         """Give up what is uncommitted, or what is at and below `paths`. Raises NotFound, Busy, NoSpace, OSError, Corrupt."""
         request: Request = {"op": "discard", "paths": _texts(paths)}
         self._anyhow(request, lambda answer: None, lambda worktree: _discard(worktree, paths))
-        refresh(self._store)
+        refresh(self._store.path)
 
     def end(self) -> bool:
         """End a private worktree; False when something is changed in it, as a FIFO or what was written since. Raises NotFound."""
         ended = end(self._store, self._repo, self._branch, self._name)
-        refresh(self._store)
+        refresh(self._store.path)
         return ended
 
 
@@ -179,11 +179,11 @@ def _texts(paths: Sequence[RepoPath] | None) -> list[str] | None:
     return None if paths is None else [os.fsdecode(path_bytes(path)) for path in paths]
 
 
-def refresh(store: Store) -> None:
+def refresh(store: Path) -> None:
     """Let every live mount of the store show all heads as they are now. One that does not answer follows by itself."""
-    for record in live_mounts(store.path):
+    for record in live_mounts(store):
         with suppress(OSError, PfsError, ValueError):
-            ask(store.path / "run" / record.socket, {"op": "refresh"}, timeout=_REFRESH_SECONDS)
+            ask(store / "run" / record.socket, {"op": "refresh"}, timeout=_REFRESH_SECONDS)
 
 
 def mount_info(record: MountRecord) -> dict[str, Any]:

@@ -234,6 +234,7 @@ class Filesystem:
             except NotFound:
                 log.info("%s is gone; what is open of it stays readable", branch.title)
                 self._forget(branch)
+                await self._kernel.settled()
             except (PfsError, OSError):
                 log.exception("following %s failed", branch.title)
         await self._hold_bases()
@@ -248,7 +249,8 @@ class Filesystem:
     def _forget(self, branch: Branch) -> None:
         """A branch of this name, if there ever is one again, is another one, with inodes of its own."""
         if self._branches.pop(branch.place, None) is not None:
-            self.names.forget_branch(branch.place)
+            for name in self.names.forget_branch(branch.place):
+                self._kernel.forget_entry(ROOT_INO, name)
             self._gone.append(branch)
 
     def needs_follow(self) -> bool:

@@ -1,7 +1,8 @@
 """The root of a mount: names of revisions.
 
 `repo@branch` of every branch is listed; any other revision is found when it is looked up, and `repo` alone is a symlink to the default branch. Only a name that is a
-full commit id means the same for ever; all others are looked up again each time, which is also when a head that moved is noticed.
+full commit id means the same for ever. A branch is the same directory whatever its head is, so the kernel keeps its name until the branch is gone; that its head moved is noticed by
+looking (`service`), or said by the command that moved it. All other names are looked up again each time.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class RootPlace(Place):
         self._caught_up = False
         self._resolved: dict[str, Resolved | None] = {}
         self._known: dict[bytes, BranchPlace] = {}
-        """The branches that names mean, as long as no ref moves: each path from outside asks for one."""
+        """The names of branches that the kernel keeps, until the branch is gone."""
         self._started_ns = time.time_ns()
 
     @property
@@ -140,9 +141,7 @@ class RootPlace(Place):
     # Names
 
     def lookup(self, parent: int, name: bytes) -> Found | None:
-        known = self._known.get(name)
-        if known is not None and self._store.refs_version() == self._seen:
-            return known.tell_root()._replace(name_timeout=0)
+        caught_up, self._caught_up = self._caught_up, False
         text = os.fsdecode(name)
         try:
             repo, revision = parse_mount_name(text)
@@ -150,7 +149,7 @@ class RootPlace(Place):
             return None
         if "@" not in text:
             return self._link(repo)
-        resolved = self._resolve(text)
+        resolved = self._resolve(text, caught_up)
         if resolved is None:
             return None
         if resolved.branch is None:
@@ -167,19 +166,19 @@ class RootPlace(Place):
         branch = self._branches.get(key)
         if branch is None:
             raise NeedsBranch(lambda: self._open(key, repo))
-        if resolved.worktree is None:  # a private one comes and goes without a move of any ref
-            self._known[name] = branch
-        return branch.tell_root()._replace(name_timeout=0)
+        if resolved.worktree is not None:  # a private one comes and goes without a move of any ref
+            return branch.tell_root()._replace(name_timeout=0)
+        self._known[name] = branch
+        return branch.tell_root()
 
-    def _resolve(self, text: str) -> Resolved | None:
-        """What a name means; None for nothing. Raises Later when heads moved and have to be followed first."""
+    def _resolve(self, text: str, caught_up: bool) -> Resolved | None:
+        """What a name means; None for nothing. Raises Later when heads moved and have to be followed first, unless that was done for this lookup."""
         version = self._store.refs_version()
         if version != self._seen:
-            self._forget_names()
+            self._resolved.clear()
             # once for each lookup: while others commit without a pause, a lookup must not chase them for ever
-            if self._branches and not self._caught_up:
+            if self._branches and not caught_up:
                 raise NeedsBranch(self._catch_up)
-            self._caught_up = False
         if text in self._resolved:
             return self._resolved[text]
         repo, revision = parse_mount_name(text)
@@ -189,23 +188,19 @@ class RootPlace(Place):
         except (NotFound, AmbiguousRevision):
             resolved = None
         if len(self._resolved) > 10_000:
-            self._forget_names()
+            self._resolved.clear()
         if not private:
             self._resolved[text] = resolved
         return resolved
 
-    def _forget_names(self) -> None:
-        self._resolved.clear()
-        self._known.clear()
-
     async def _catch_up(self) -> None:
         await self._follow()
-        self._caught_up = True
+        self._caught_up = True  # for the lookup that waits for this, which comes again without a switch of tasks
 
     def followed(self, version: int) -> None:
         """All branches are at their heads of this version of the refs."""
         if version != self._seen:
-            self._forget_names()
+            self._resolved.clear()
             self._seen = version
 
     @property
@@ -230,12 +225,15 @@ class RootPlace(Place):
             del self._opening[key]
             done.set()
 
-    def forget_branch(self, place: BranchPlace) -> None:
-        """A branch was deleted: its name is free, its inodes stay what they are as long as the kernel knows them."""
-        self._forget_names()
+    def forget_branch(self, place: BranchPlace) -> list[bytes]:
+        """A branch was deleted: its name is free, its inodes stay what they are as long as the kernel knows them. Returns the names that the kernel has to forget."""
         for key in [key for key, opened in self._branches.items() if opened is place]:
             del self._branches[key]
             self._numbers.pop(key, None)
+        names = [name for name, known in self._known.items() if known is place]
+        for name in names:
+            del self._known[name]
+        return names
 
     def _number(self, key: BranchKey, repo: str) -> int:
         """The number of a branch's place, opened or not."""

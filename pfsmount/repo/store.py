@@ -99,6 +99,9 @@ class Store:
         self.keeps_resolved = False
         """Whether gc keeps each commit that `resolve` finds as long as this is open: for commands, which end soon."""
         self._kept = CommitHold(self.path)
+        self._moved = False
+        self.after_moves: Callable[[], None] = lambda: None
+        """Called by `close` when repos or refs were changed through this: a command line lets mounts catch up."""
         self.critical: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held around the transaction that makes a commit: a command line keeps signals back in it."""
 
@@ -123,6 +126,9 @@ class Store:
 
     def close(self) -> None:
         """Close; any number of times."""
+        if self._moved:
+            self._moved = False
+            self.after_moves()
         self._kept.close()
         self.objects.close()
 
@@ -144,6 +150,7 @@ class Store:
             self._append_log()
 
     def _append_log(self) -> None:
+        self._moved = True
         # The change is durable in the index; a log that cannot be written now (a full disk) is brought up by whoever
         # opens the store next.
         with suppress(OSError, PfsError):

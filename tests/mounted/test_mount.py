@@ -162,6 +162,32 @@ def test_put_by_others_shows(mount: Mount, tmp_path: Path) -> None:
     assert (mount.point / "images@master~0" / "theirs").read_text() == "new from outside"
 
 
+def test_what_is_done_after_a_put_shows_it(mount: Mount, tmp_path: Path) -> None:
+    """At once, though the kernel keeps what `images@master` means, and somebody uses the mount all the time."""
+    code = "import os, sys\nwhile True: os.path.exists(sys.argv[1])"
+    source = tmp_path / "file"
+    with subprocess.Popen([sys.executable, "-c", code, str(mount.master / "file")]) as busy:
+        try:
+            for i in range(8):
+                source.write_text(str(i))
+                mount.pfs("put", source, "images@master:/")
+                assert (mount.master / "file").read_text() == str(i)
+        finally:
+            busy.kill()
+
+
+def test_a_name_that_is_used_again(mount: Mount) -> None:
+    """The kernel keeps names of branches: not beyond their end."""
+    for i in range(3):
+        mount.pfs("branch", "images@dev")
+        dev = mount.point / "images@dev"
+        (dev / f"file-{i}").touch()
+        assert os.listdir(dev) == [f"file-{i}"]
+        mount.pfs("discard", "images@dev", "--yes")
+        mount.pfs("branch", "--delete", "images@dev")
+        assert not dev.exists()
+
+
 def test_others_files_and_directories_come_and_go(mount: Mount, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "dir").mkdir(parents=True)
