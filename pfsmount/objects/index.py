@@ -154,7 +154,7 @@ class Index:
         try:
             with _lmdb_errors("opening the index"):
                 self._env = lmdb.open(
-                    os.fspath(path),
+                    os.fsencode(path),  # it would encode a str as UTF-8, which not every name is
                     map_size=_map_size(map_size),
                     max_dbs=len(tables) + 6,
                     max_readers=_MAX_READERS,

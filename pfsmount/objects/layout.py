@@ -134,7 +134,7 @@ def create_store(path: Path, settings: StoreSettings = DEFAULT_SETTINGS) -> Stor
         raise AlreadyExists(f"{path} is a file", hint="a store is a directory")
     info = StoreInfo(path, os.urandom(16), FORMAT, time.time_ns())
     with disk_errors(f"making a store at {path}"):
-        above = next(parent for parent in path.absolute().parents if parent.exists())
+        above = next((parent for parent in path.absolute().parents if parent.exists()), path)  # `/` has none
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -104,3 +104,16 @@ def test_usage_is_written_as_in_manuals(pfs: Run) -> None:
         usage = run_command(module, pfs.store, command, "--help").stdout.splitlines()[0]  # type: ignore[attr-defined]
         arguments = usage.partition("[OPTIONS] ")[2]
         assert arguments == {"put": "[SOURCE…] [TARGET]", "cp": "SOURCE… TARGET", "run": "COMMAND…"}[command]
+
+
+def test_stores_at_any_place(tmp_path: Path) -> None:
+    """A name that is not UTF-8; the root directory, which is refused like every other that is not empty."""
+    store = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    (tmp_path / "file").write_text("content")
+    for args in (["init"], ["repo", "create", "images"], ["put", tmp_path / "file", "images@master:/"]):
+        assert run_command("pfsmount.cli.app", store, *args).returncode == 0
+    assert run_command("pfsmount.cli.app", store, "cat", "images@master:/file").stdout == "content"
+    assert run_command("pfsmount.cli.app", store, "fsck", "--data").returncode == 0
+    refused = run_command("pfsmount.cli.app", Path("/"), "init")
+    assert refused.returncode == 1
+    assert "/ is not empty" in refused.stderr
