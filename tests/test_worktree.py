@@ -395,3 +395,38 @@ def test_a_number_is_kept_when_the_kernel_forgot_what_was_committed(worktree: Wo
         worktree.write(file, 0, content)
     other = worktree.make(worktree.root, b"other", NodeKind.FILE, mode=0o644, uid=0, gid=0)
     assert other.ino not in numbers
+
+
+def test_what_is_listed_is_what_is_looked_up(worktree: Worktree) -> None:
+    """The same numbers and attributes, whether a file is met as it is stored, or decoded, or both."""
+    root = worktree.root
+    put(worktree, "plain", b"content")
+    put(worktree, "run", b"#!")
+    worktree.set_attributes(at(worktree, "run"), mode=0o755, uid=7, mtime_ns=-5)
+    worktree.set_xattr(put(worktree, "more", b"x"), b"user.a", b"1")
+    worktree.make(root, b"dir", NodeKind.DIRECTORY, mode=0o750, uid=0, gid=0)
+    worktree.make(root, b"link", NodeKind.SYMLINK, mode=0o777, uid=0, gid=0, target=b"plain")
+    worktree.commit("base")
+    worktree.reload()
+
+    def seen(listed: bool) -> dict[bytes, object]:
+        found: dict[bytes, object] = {}
+        for name, item in list(worktree.listed(root, b"")) if listed else list(worktree.children(root)):
+            assert isinstance(item, bytes) == (listed and name in (b"plain", b"run"))
+            node = worktree.base_node(root, name, item)  # type: ignore[arg-type]
+            found[name] = worktree.attributes(node)
+            worktree.drop_unused(node)
+        return found
+
+    once = seen(listed=True)
+    assert set(once) == {b"plain", b"run", b"more", b"dir", b"link"}
+    assert seen(listed=False) == once == {name: worktree.attributes(at(worktree, name.decode())) for name in once}
+    # kept in memory from the one, met again by the other
+    for listed in (True, False):
+        for name, item in list(worktree.listed(root, b"") if listed else worktree.children(root)):
+            worktree.base_node(root, name, item).lookups += 1  # type: ignore[arg-type]
+        assert seen(listed=not listed) == once
+        for name in once:
+            worktree.forget(at(worktree, name.decode()).ino, 9)
+    put(worktree, "plain", b"changed")
+    assert not isinstance(dict(worktree.listed(root, b""))[b"plain"], bytes)

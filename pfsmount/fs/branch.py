@@ -144,8 +144,8 @@ class BranchPlace(Place):
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
         worktree = self.worktree
         directory = self.node(ino)
-        for name, item in worktree.children(directory, after):
-            node = worktree.base_node(directory, name, item) if isinstance(item, Entry) else item
+        for name, item in worktree.listed(directory, after):
+            node = item if isinstance(item, Node) else worktree.base_node(directory, name, item)
             try:
                 yield Step(name, self._show(node), node)
             finally:

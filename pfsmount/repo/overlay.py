@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from pfsmount.errors import IsADirectory, NotADirectory
 from pfsmount.ids import ObjectId, RepoPath
@@ -30,18 +31,20 @@ from pfsmount.repo.overlay_nodes import (
     FileStat,
     Node,
     NodeKind,
+    Shown,
     Stale,
     State,
     node_kind,
 )
-from pfsmount.tree.directory import entries, lookup
-from pfsmount.tree.entry import Entry, Kind
+from pfsmount.tree.directory import entries, items, lookup
+from pfsmount.tree.entry import Entry, Kind, decode_entry, plain_file, time_and_id
 from pfsmount.tree.merge import Resolution
 from pfsmount.tree.xattrs import load_xattrs
 
 ROOT_INO = 1
 FIRST_NEW = 1024
 INO_BITS = 44
+T = TypeVar("T")
 _BASE_BIT = 1 << (INO_BITS - 1)
 _BASE_MASK = _BASE_BIT - 1
 DIRECTORY_SIZE = 4096
@@ -203,7 +206,7 @@ class Overlay:
             del self._renumbered[next(iter(self._renumbered))]
         self._renumbered[_base_number(parent, node.name, entry)] = node.ino
 
-    def base_node(self, parent: Node, name: bytes, entry: Entry) -> Node:
+    def base_node(self, parent: Node, name: bytes, entry: Shown) -> Node:
         """The node that shows what the base has at a name."""
         if self._pinned:
             pinned = self._pinned.get((parent.ino, name))
@@ -215,14 +218,14 @@ class Overlay:
         if self._renumbered:
             given = self._renumbered.pop(ino, None)
             if given is not None and given not in self.nodes:
-                again = Node(given, node_kind(entry), parent, name, entry, self.epoch)
+                again = Node(given, _kind(entry), parent, name, entry, self.epoch)
                 self.register(again)
                 self.pin(again)
                 return again
         while True:
             node = self.nodes.get(ino)
             if node is None:
-                node = Node(ino, node_kind(entry), parent, name, entry, self.epoch)
+                node = Node(ino, _kind(entry), parent, name, entry, self.epoch)
                 self.register(node)
                 return node
             if (
@@ -231,7 +234,7 @@ class Overlay:
                 and node.name == name
                 and node.parent is parent
                 and self.current(node)
-                and node.entry == entry
+                and node.shows(entry)
             ):
                 return node
             ino = ((ino + 1) & _BASE_MASK) | _BASE_BIT
@@ -335,15 +338,27 @@ class Overlay:
 
         The names that are there all the time are given exactly once, whatever else changes between two steps.
         """
+        return self._merged(parent, after, entries)
+
+    def listed(self, parent: Node, after: bytes) -> Iterator[tuple[bytes, Node | Shown]]:
+        """The same for who lists a great many: plain files as they are stored."""
+        return self._merged(parent, after, _stored)
+
+    def _merged(
+        self,
+        parent: Node,
+        after: bytes,
+        read: Callable[[Reader, ObjectId, bytes], Iterator[tuple[bytes, T]]],
+    ) -> Iterator[tuple[bytes, Node | T]]:
         change = parent.change
         if change is None:
             self.current(parent)
             if parent.state is State.UNLINKED:
                 return
         entry = parent.entry
-        base: Iterator[tuple[bytes, Entry]] = iter(())
+        base: Iterator[tuple[bytes, T]] = iter(())
         if entry is not None:
-            base = entries(self.reader, entry.id, after)
+            base = read(self.reader, entry.id, after)
         if change is None or not (change.names or change.hidden):
             yield from base
             return
@@ -371,12 +386,19 @@ class Overlay:
 
     def attributes(self, node: Node) -> Attributes:
         """What stat shows of a node."""
-        change, entry, kind = node.change, node.entry, node.kind
+        change, kind = node.change, node.kind
         nlink = 1 if node.state is State.NAMED else 0
         if change is None:
             if node.epoch != self.epoch:
                 self.current(node)
-                entry = node.entry
+            stored = node.stored
+            plain = None if stored is None else plain_file(stored, b"")
+            if plain is not None:
+                mode, uid, gid, time_ns, size = plain
+                return Attributes(
+                    node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, -(-size // _STAT_BLOCK)
+                )
+            entry = node.entry
             assert entry is not None
             size = DIRECTORY_SIZE if kind is NodeKind.DIRECTORY else entry.size
             time_ns = entry.mtime_ns
@@ -393,7 +415,7 @@ class Overlay:
             if data.extents is not None:
                 blocks = -(-size // _STAT_BLOCK)
         elif kind is not NodeKind.DIRECTORY:
-            size = entry.size if entry is not None else 0
+            size = 0 if node.entry is None else node.entry.size
             blocks = -(-size // _STAT_BLOCK)
         nlink = change.links if node.state is State.NAMED else 0
         owner = (change.uid, change.gid)
@@ -424,9 +446,21 @@ class Overlay:
         return node.entry.target
 
 
-def _base_number(parent: Node, name: bytes, entry: Entry) -> int:
+def _stored(reader: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[bytes, Shown]]:
+    """As `entries`."""
+    for name, fixed, extra in items(reader, directory, after):
+        yield name, decode_entry(fixed, extra) if extra or plain_file(fixed, b"") is None else fixed
+
+
+def _kind(entry: Shown) -> NodeKind:
+    return NodeKind.FILE if isinstance(entry, bytes) else node_kind(entry)
+
+
+def _base_number(parent: Node, name: bytes, entry: Shown) -> int:
     """The number of a node that shows the base, unless it is taken or another was given to it before."""
-    if entry.kind is Kind.DIRECTORY:
+    if isinstance(entry, bytes):
+        ino = hash((parent.ino, name, *time_and_id(entry)))
+    elif entry.kind is Kind.DIRECTORY:
         ino = hash((parent.ino, name))
     else:
         ino = hash((parent.ino, name, entry.mtime_ns, entry.id))

@@ -145,6 +145,12 @@ def plain_file(fixed: bytes, extra: bytes) -> tuple[int, int, int, int, int] | N
     return mode, uid, gid, seconds * _NS + ns, size
 
 
+def time_and_id(fixed: bytes) -> tuple[int, ObjectId]:
+    """Time in ns and id of a fixed part."""
+    _, _, _, _, _, seconds, ns, _, id = FIXED.unpack(fixed)
+    return seconds * _NS + ns, id
+
+
 def _can_be(mode: int, ns: int, size: int) -> bool:
     return mode <= 0o7777 and ns < _NS and size <= SIZE_MAX
 
