@@ -16,6 +16,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import pyfuse3
@@ -64,6 +65,15 @@ class Presented(NamedTuple):
     """Permissions that are taken away."""
 
 
+class _Running:
+    """The check of a piece that is under way."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.piece: bytes | None = None
+        """Its bytes, when it is done and the piece is right."""
+
+
 class Operations(pyfuse3.Operations):
     """Requests of one mount."""
 
@@ -78,7 +88,7 @@ class Operations(pyfuse3.Operations):
         self._mask = 0o7777 & ~presented.umask
         self._ready = ready
         self._handles = filesystem.handles
-        self._checks: dict[ObjectId, trio.Event] = {}
+        self._checks: dict[ObjectId, _Running] = {}
         """Pieces that are being checked."""
         self._limiter = trio.CapacityLimiter(READ_THREADS)
 
@@ -135,18 +145,44 @@ class Operations(pyfuse3.Operations):
             except Exception as failure:
                 raise self._failed(failure, call, args) from None
 
-    async def _checked(self, check: PieceCheck) -> None:
-        """Check a piece, or wait for whoever is at it."""
+    async def _checked(self, check: PieceCheck) -> memoryview | None:
+        """Check a piece, or wait for whoever is at it; what is wanted of it, if that is at hand then."""
         running = self._checks.get(check.id)
-        if running is not None:
-            await running.wait()
-            return
-        done = self._checks[check.id] = trio.Event()
+        if running is None:
+            self._check_ahead(check)
+            running = self._checks[check.id] = _Running()
+            await self._check(check, running)
+        else:
+            await running.done.wait()
+        return None if running.piece is None else check.part(running.piece)
+
+    async def _check(self, check: PieceCheck, running: _Running) -> None:
         try:
-            await self._in_thread(check.run)
+            running.piece = await self._in_thread(check.run)
         finally:
             del self._checks[check.id]
-            done.set()
+            running.done.set()
+
+    def _check_ahead(self, check: PieceCheck) -> None:
+        """Somebody goes through a large file: have its next piece checked too, on another core."""
+        try:
+            before, after = check.before(), check.after()
+        except (WouldBlock, PfsError, OSError):  # whoever reads on will meet it
+            return
+        if after is not None and after.id not in self._checks and (before is None or before.id in self._checks):
+            running = self._checks[after.id] = _Running()
+            trio.lowlevel.spawn_system_task(self._check_quietly, after, running)
+
+    async def _check_quietly(self, check: PieceCheck, running: _Running) -> None:
+        with suppress(PfsError, OSError):  # whoever reads it will meet it
+            await self._check(check, running)
+
+    async def _soon(self, call: Callable[..., T], *args: Any) -> T:
+        """The same for a call that was not made yet."""
+        try:
+            return call(*args)
+        except Exception as error:
+            return await self._again(error, call, *args)
 
     def _failed(self, error: Exception, call: Callable[..., Any], args: tuple[Any, ...]) -> FUSEError:
         number = errno_of(error)
@@ -275,17 +311,20 @@ class Operations(pyfuse3.Operations):
             data = file.read_nowait(off, size)
         except Exception as error:
             data = await self._again(error, file.read_nowait, off, size)
-        if data is None:
-            try:
-                while data is None and (check := file.unchecked(off, size)) is not None:
-                    await self._checked(check)
-                    data = file.read_nowait(off, size)
-                if data is None:
-                    with file.reading(off, size) as reading:
-                        return await self._in_thread(reading.run)
-            except Exception as error:
-                raise self._failed(error, file.reading, (file,)) from None
-        return data  # type: ignore[return-value]  # any buffer will do
+        try:
+            while data is None and (check := await self._soon(file.unchecked, off, size)) is not None:
+                part = await self._checked(check)
+                if part is not None:
+                    return part  # type: ignore[return-value]  # any buffer will do
+                data = await self._soon(file.read_nowait, off, size)
+            if data is None:
+                with file.reading(off, size) as reading:
+                    return await self._in_thread(reading.run)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise self._failed(error, file.reading, (file,)) from None
+        return data  # type: ignore[return-value]
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._handles[fh]

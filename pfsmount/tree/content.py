@@ -96,17 +96,22 @@ class Content:
         if size <= 0:
             return None
         if self._location is not None:
-            return self._unchecked(self.id, self._location, offset)
-        for id, length, at, _ in self._spans(offset, size):
-            check = None if id is None else self._unchecked(id, self._locate(id, length), at)
-            if check is not None:
-                return check
+            return self._unchecked(self.id, self._location, 0, range(offset, offset + size), whole=True)
+        for id, length, at, count in self._spans(offset, size):
+            if id is not None:
+                wanted = range(at, at + count)
+                check = self._unchecked(id, self._locate(id, length), offset - at, wanted, whole=count == size)
+                if check is not None:
+                    return check
+            offset += count
         return None
 
-    def _unchecked(self, id: ObjectId, location: Location, at: int) -> PieceCheck | None:
+    def _unchecked(
+        self, id: ObjectId, location: Location, start: int, wanted: range, *, whole: bool
+    ) -> PieceCheck | None:
         if location.length <= _NOWAIT_VERIFY_MAX or id in self._objects.verified:
             return None
-        return PieceCheck(self, id, location, at == 0)
+        return PieceCheck(self, id, location, start, wanted, whole)
 
     def _spans(self, offset: int, size: int) -> Iterator[tuple[ObjectId | None, int, int, int]]:
         """Piece id (None: a hole) and length, offset inside it and count, for a range."""
@@ -120,11 +125,13 @@ class Content:
             yield piece.id, piece.length, at, count
             offset += count
 
-    def check_piece(self, id: ObjectId, location: Location, onward: bool) -> None:
-        """Read a piece and compare it with its hash. Raises Corrupt, NotFound."""
+    def check_piece(self, id: ObjectId, location: Location, *, onward: bool) -> bytes:
+        """Read a piece and compare it with its hash. `onward`: whoever reads is likely to go on with what comes next in the segment. Raises Corrupt, NotFound."""
         segment = self._objects.segment(location.segment)
         segment.will_need(location.offset, location.length * (2 if onward else 1))
-        self.check(id, segment.read(location.offset, location.length), location)
+        data = segment.read(location.offset, location.length)
+        self.check(id, data, location)
+        return data
 
     def _locate(self, id: ObjectId, length: int) -> Location:
         location = self._pieces.get(id)
@@ -178,15 +185,32 @@ class Content:
 class PieceCheck:
     """The check of one piece, for another thread. All parts of a piece that the kernel asks for at once wait for the same one."""
 
-    __slots__ = ("_content", "_location", "_onward", "id")
+    __slots__ = ("_content", "_location", "_start", "_wanted", "_whole", "id")
 
-    def __init__(self, content: Content, id: ObjectId, location: Location, onward: bool) -> None:
-        """`onward`: whoever reads is likely to go on with what comes next in the segment."""
-        self._content, self.id, self._location, self._onward = content, id, location, onward
+    def __init__(
+        self, content: Content, id: ObjectId, location: Location, start: int, wanted: range, whole: bool
+    ) -> None:
+        """`start`: where in the file the piece is. `wanted`: which of its bytes are, and whether they are all that is (`whole`)."""
+        self._content, self.id, self._location, self._start = content, id, location, start
+        self._wanted, self._whole = wanted, whole
 
-    def run(self) -> None:
+    def run(self) -> bytes:
         """Read the piece, which leaves it in the page cache, and compare. Raises Corrupt, NotFound."""
-        self._content.check_piece(self.id, self._location, self._onward)
+        return self._content.check_piece(self.id, self._location, onward=not self._wanted.start)
+
+    def before(self) -> PieceCheck | None:
+        """The check of the piece before, which whoever goes through the file has come from; None when it is done, or there is none."""
+        return self._content.unchecked(self._start - 1, 1) if self._start else None
+
+    def after(self) -> PieceCheck | None:
+        """The check of the piece behind, if this one is asked for from its beginning and is not the first."""
+        if self._wanted.start or not self._start:
+            return None
+        return self._content.unchecked(self._start + self._location.length, 1)
+
+    def part(self, piece: bytes) -> memoryview | None:
+        """What is wanted, if the piece has all of it."""
+        return memoryview(piece)[self._wanted.start : self._wanted.stop] if self._whole else None
 
 
 def open_content(objects: Reader, entry: Entry) -> Content:

@@ -292,6 +292,35 @@ def test_the_kernel_reads_ahead_in_large_steps(mount: Mount) -> None:
     wait_for(lambda: ahead.read_text() == "4096\n", "the kernel to read ahead in steps of 4 MiB")
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_many_read_a_large_file_at_once(mounts: Mounts, tmp_path: Path) -> None:
+    """From front to back and anywhere, while nothing of it was checked: its list of pieces has several nodes, which come from the disk too."""
+    size, block = 1200 << 20, os.urandom(1 << 20)
+    with (tmp_path / "large").open("wb") as file:
+        for number in range(size >> 20):
+            file.write(number.to_bytes(8, "little") + block[8:])
+    mount = mounts("mnt")
+    mount.pfs("put", tmp_path / "large", "images@master:/")
+    if os.getuid() == 0:
+        subprocess.run("sync; echo 3 > /proc/sys/vm/drop_caches", shell=True, check=True)
+    mount.mount()
+    large = mount.master / "large"
+    anywhere = (
+        "import os, random, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "for _ in range(300):\n"
+        "    n = random.randrange(1200)\n"
+        "    assert os.pread(fd, 8, n << 20) == n.to_bytes(8, 'little'), n"
+    )
+    one, other = ["cmp", str(large), str(tmp_path / "large")], [sys.executable, "-c", anywhere, str(large)]
+    running = [subprocess.Popen(command) for command in (one, one, other, other)]
+    try:
+        assert [process.wait(400) for process in running] == [0, 0, 0, 0]
+    finally:
+        for process in running:
+            process.kill()
+
+
 def test_umount_busy_and_forced(mounts: Mounts) -> None:
     mount = mounts("mnt").mount()
     (mount.master / "file").write_text("kept")

@@ -67,17 +67,28 @@ def test_what_must_be_checked_before_it_is_read_at_once(objects: ObjectStore, tm
     (tmp_path / "small").write_bytes(data[:4096])
     id, size, _ = store_file(objects, tmp_path / "f")
     content = open_content(objects, file_entry(id, size))
+    first, second, last = (content.unchecked(offset, 1) for offset in (0, 4 * MIB, 8 * MIB))
+    assert first is not None
+    assert second is not None
+    assert last is not None
+    assert first.before() is None
+    assert first.after() is None
+    assert getattr(second.before(), "id", None) == first.id
+    assert getattr(second.after(), "id", None) == last.id
     checked = set()
     while (check := content.unchecked(MIB, 6 * MIB)) is not None:
         assert content.read_nowait(MIB, 6 * MIB) is None
-        check.run()
+        assert check.part(check.run()) is None  # more is wanted than the piece has
         assert check.id not in checked
         checked.add(check.id)
     assert len(checked) == 2
     assert content.read_nowait(MIB, 6 * MIB) == data[MIB : 7 * MIB]
     assert content.unchecked(size, 10) is None
-    third = content.unchecked(8 * MIB, MIB)
+    third = content.unchecked(8 * MIB + 5, 1000)
     assert third is not None
+    assert bytes(third.part(data[8 * MIB :]) or b"") == data[8 * MIB + 5 : 8 * MIB + 1005]
+    assert third.before() is None
+    assert third.after() is None
     location = objects.locate(third.id)
     assert location is not None
     with open(next(objects.directory.glob("*.data")), "r+b") as file:
