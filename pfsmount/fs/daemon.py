@@ -211,6 +211,7 @@ def run(
     """Serve the mount in this process until it is unmounted or told to end. Raises what opening the store raises, Unavailable."""
     from pfsmount.fs import operations as fuse
     from pfsmount.fs.filesystem import Filesystem
+    from pfsmount.fs.fuse_kernel import FuseKernel
     from pfsmount.fs.service import serve
     from pfsmount.repo.store import Store
 
@@ -222,7 +223,7 @@ def run(
         made_point = False
         try:
             made_point = options.create and make_mount_point(point)
-            kernel = fuse.FuseKernel(point)
+            kernel = FuseKernel(point)
             who = {"mount": point, "socket": record.socket, "uid": record.uid}
             filesystem = Filesystem(
                 store,

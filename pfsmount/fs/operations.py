@@ -1,4 +1,4 @@
-"""The FUSE adapter: decode a request, make one call, encode the reply. The only module that knows pyfuse3.
+"""The FUSE adapter: decode a request, make one call, encode the reply. Only this module and `fuse_kernel` know pyfuse3.
 
 A call that cannot be answered at once raises (`Later`, `WouldBlock`); `_again` waits and asks again. Any other exception becomes an errno for that one
 request; one that nobody foresaw is logged with the path, and life goes on.
@@ -15,8 +15,7 @@ import inspect
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pyfuse3
@@ -26,12 +25,11 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from pfsmount.errors import PfsError
 from pfsmount.fs.errnos import errno_of, is_expected
 from pfsmount.fs.filesystem import Filesystem
+from pfsmount.fs.piece_checks import PieceChecks
 from pfsmount.fs.places import Found, Later, OpenFile
 from pfsmount.fs.request_wait import RequestWait
-from pfsmount.ids import ObjectId, display
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
-from pfsmount.tree.content import PieceCheck
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,15 +63,6 @@ class Presented(NamedTuple):
     """Permissions that are taken away."""
 
 
-class _Running:
-    """The check of a piece that is under way."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.piece: bytes | None = None
-        """Its bytes, when it is done and the piece is right."""
-
-
 class Operations(pyfuse3.Operations):
     """Requests of one mount."""
 
@@ -88,8 +77,7 @@ class Operations(pyfuse3.Operations):
         self._mask = 0o7777 & ~presented.umask
         self._ready = ready
         self._handles = filesystem.handles
-        self._checks: dict[ObjectId, _Running] = {}
-        """Pieces that are being checked."""
+        self._checks = PieceChecks(self._in_thread)
         self._limiter = trio.CapacityLimiter(READ_THREADS)
 
     def init(self) -> None:
@@ -144,38 +132,6 @@ class Operations(pyfuse3.Operations):
                 error = next_error
             except Exception as failure:
                 raise self._failed(failure, call, args) from None
-
-    async def _checked(self, check: PieceCheck) -> memoryview | None:
-        """Check a piece, or wait for whoever is at it; what is wanted of it, if that is at hand then."""
-        running = self._checks.get(check.id)
-        if running is None:
-            self._check_ahead(check)
-            running = self._checks[check.id] = _Running()
-            await self._check(check, running)
-        else:
-            await running.done.wait()
-        return None if running.piece is None else check.part(running.piece)
-
-    async def _check(self, check: PieceCheck, running: _Running) -> None:
-        try:
-            running.piece = await self._in_thread(check.run)
-        finally:
-            del self._checks[check.id]
-            running.done.set()
-
-    def _check_ahead(self, check: PieceCheck) -> None:
-        """Somebody goes through a large file: have its next piece checked too, on another core."""
-        try:
-            before, after = check.before(), check.after()
-        except (WouldBlock, PfsError, OSError):  # whoever reads on will meet it
-            return
-        if after is not None and after.id not in self._checks and (before is None or before.id in self._checks):
-            running = self._checks[after.id] = _Running()
-            trio.lowlevel.spawn_system_task(self._check_quietly, after, running)
-
-    async def _check_quietly(self, check: PieceCheck, running: _Running) -> None:
-        with suppress(PfsError, OSError):  # whoever reads it will meet it
-            await self._check(check, running)
 
     async def _soon(self, call: Callable[..., T], *args: Any) -> T:
         """The same for a call that was not made yet."""
@@ -313,7 +269,7 @@ class Operations(pyfuse3.Operations):
             data = await self._again(error, file.read_nowait, off, size)
         try:
             while data is None and (check := await self._soon(file.unchecked, off, size)) is not None:
-                part = await self._checked(check)
+                part = await self._checks.wait(check)
                 if part is not None:
                     return part  # type: ignore[return-value]  # any buffer will do
                 data = await self._soon(file.read_nowait, off, size)
@@ -531,69 +487,6 @@ def _guarded(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]
 for _name, _handler in list(vars(Operations).items()):
     if inspect.iscoroutinefunction(_handler) and not _name.startswith("_"):
         setattr(Operations, _name, _guarded(_handler))
-
-
-class FuseKernel:
-    """The kernel's caches of this process' mount."""
-
-    def __init__(self, mount_point: str) -> None:
-        self._mount_point = mount_point
-        self._attributes: set[int] = set()
-
-    def forget_entry(self, directory: int, name: bytes) -> None:
-        pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
-
-    def forget_attributes(self, ino: int) -> None:
-        self._attributes.add(ino)
-
-    async def settled(self) -> None:
-        """The queue of pyfuse3 is worked off in order by one thread, so it reaches our mark when all before it is done."""
-        inos, self._attributes = self._attributes, set()
-        if inos:
-            await trio.to_thread.run_sync(_forget_attributes, inos)
-        mark = _Mark()
-        pyfuse3.invalidate_entry_async(mark, b"", ignore_enoent=True)  # type: ignore[arg-type]
-        await mark.reached.wait()
-
-    def sync_pages(self, paths: Collection[bytes]) -> None:
-        # syncfs only starts it: it returns when the requests are queued in the kernel, of which only some have come to us by then (measured on Linux
-        # 6.18: of 733 single pages 3). fsync waits for the answers, file by file.
-        if paths:
-            pyfuse3.syncfs(self._mount_point)
-        for path in paths:
-            try:
-                fd = os.open(
-                    os.path.join(os.fsencode(self._mount_point), path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                )
-            except OSError as error:  # renamed or removed just now, or not for us to read
-                log.info("the pages of %s were not asked for: %s", display(path), error)
-                continue
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-
-def _forget_attributes(inos: set[int]) -> None:
-    # Attributes only: that takes no lock which a request could hold, unlike the invalidation of a name.
-    for ino in inos:
-        try:
-            pyfuse3.invalidate_inode(ino, attr_only=True)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                log.warning("the kernel did not forget the attributes of %#x: %s", ino, error)
-
-
-class _Mark:
-    """Stands for an inode in pyfuse3's queue: being converted to a number is how it learns that its turn has come."""
-
-    def __init__(self) -> None:
-        self.reached = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-
-    def __int__(self) -> int:
-        self._token.run_sync_soon(self.reached.set)
-        raise FileNotFoundError(errno.ENOENT, "the mark was reached")
 
 
 def mount(operations: Operations, mount_point: str, options: set[str]) -> None:
