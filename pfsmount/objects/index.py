@@ -30,10 +30,12 @@ import fcntl
 import os
 import resource
 import struct
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import cast
 
 import lmdb
@@ -41,6 +43,8 @@ import lmdb
 from pfsmount.errors import Busy, Corrupt, NoSpace, PermissionDenied, PfsError
 
 _COUNTER = struct.Struct("<Q")
+_END_S = 5.0
+"""For transactions to end before the index is opened anew."""
 _MAX_READERS = 1024
 _REBUILDING = b"rebuilding"
 
@@ -127,6 +131,11 @@ class Transaction:
         """How many pairs a table has."""
         return int(self._txn.stat(self._tables[table])["entries"])
 
+    def pages(self) -> int:
+        """Pages that the tables take."""
+        stats = [self._txn.stat(db) for db in self._tables.values()]
+        return sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+
     def counter(self, name: bytes) -> int:
         """The value of a counter in the meta table; 0 before its first use."""
         value = self.get(Table.META, name)
@@ -151,32 +160,95 @@ class Index:
         """
         self._pid = os.getpid()
         self._openers = _join_openers(path)
+        self._path, self._map_size, self._names, self._durable = path, map_size, tables, durable
+        self._env: lmdb.Environment | None = None
+        self._users = 0
+        """Transactions that are open, or about to be."""
+        self._lock = Lock()
         try:
             with _lmdb_errors("opening the index"):
-                self._env = lmdb.open(
-                    os.fsencode(path),  # it would encode a str as UTF-8, which not every name is
-                    map_size=_map_size(map_size),
-                    max_dbs=len(tables) + 6,
-                    max_readers=_MAX_READERS,
-                    mode=0o600,
-                    meminit=False,
-                    sync=durable,
-                    metasync=durable,
-                )
-                # One transaction: when the tables are new, all are there or none. A write transaction, so whoever opens waits for the writer of the moment: py-lmdb opens a table in a
-                # read transaction too, but resets such transactions instead of committing them, and LMDB closes the table with that (the next use is EINVAL). Only an environment that is
-                # opened read-only commits them, and that cannot write until it is closed, under all readers of this process. It is 24 µs where nobody writes.
-                with self._env.begin(write=True) as txn:
-                    self._tables = {table: self._env.open_db(table.value, txn=txn) for table in tables}
-                self._env.reader_check()
+                self._open()
         except BaseException:
             os.close(self._openers)
             raise
 
+    def _open(self) -> None:
+        env = lmdb.open(
+            os.fsencode(self._path),  # it would encode a str as UTF-8, which not every name is
+            map_size=_map_size(self._map_size),
+            max_dbs=len(self._names) + 6,
+            max_readers=_MAX_READERS,
+            mode=0o600,
+            meminit=False,
+            sync=self._durable,
+            metasync=self._durable,
+        )
+        try:
+            # One transaction: when the tables are new, all are there or none. A write transaction, so whoever opens waits for the writer of the moment: py-lmdb opens a table in a
+            # read transaction too, but resets such transactions instead of committing them, and LMDB closes the table with that (the next use is EINVAL). Only an environment that is
+            # opened read-only commits them, and that cannot write until it is closed, under all readers of this process. It is 24 µs where nobody writes.
+            with env.begin(write=True) as txn:
+                self._tables = {table: env.open_db(table.value, txn=txn) for table in self._names}
+            env.reader_check()
+        except BaseException:
+            env.close()
+            raise
+        self._env = env
+
+    @contextmanager
+    def _transaction(self, what: str, write: bool) -> Iterator[Transaction]:
+        self._check_process()
+        with self._lock:
+            self._users += 1
+        try:
+            with self._begin(write) as txn:
+                yield Transaction(txn, self._tables)
+        except lmdb.Error as error:
+            raise _translated(error, what) from error
+        finally:
+            with self._lock:
+                self._users -= 1
+
+    def _begin(self, write: bool) -> lmdb.Transaction:
+        """Where the disk failed as LMDB wrote its meta page, it begins no transaction any more (MDB_PANIC) until its environment was closed: it is opened anew
+        then, so that a mount goes on when its disk does."""
+        env = self._env
+        if env is not None:
+            try:
+                return env.begin(write=write)
+            except lmdb.PanicError:
+                pass
+        self._open_again(env)
+        assert self._env is not None
+        return self._env.begin(write=write)
+
+    def _open_again(self, failed: lmdb.Environment | None) -> None:
+        """Called in place of a transaction that could not begin. Raises lmdb.Error when the disk still fails, or a transaction does not end."""
+        with self._lock:
+            self._users -= 1  # those that wait here are in no transaction
+        try:
+            give_up = time.monotonic() + _END_S
+            while True:
+                with self._lock:
+                    if self._env is not failed:
+                        return
+                    if not self._users:
+                        self._env = None
+                        if failed is not None:
+                            failed.close()
+                        self._open()
+                        return
+                if time.monotonic() > give_up:
+                    raise lmdb.PanicError("the disk failed, and somebody is still reading")
+                time.sleep(0.001)
+        finally:
+            with self._lock:
+                self._users += 1
+
     def close(self) -> None:
         """Close; any number of times."""
         if self._openers >= 0:
-            if os.getpid() == self._pid:
+            if os.getpid() == self._pid and self._env is not None:
                 self._env.close()
             os.close(self._openers)
             self._openers = -1
@@ -188,37 +260,40 @@ class Index:
     def sync(self) -> None:
         """Make everything durable; only of use where the index was opened as not durable. Raises NoSpace."""
         with _lmdb_errors("writing the index"):
-            self._env.sync(True)
+            if self._env is not None:
+                self._env.sync(True)
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use; the file also has free ones, which later changes use again."""
-        with _lmdb_errors("reading the index"), self._env.begin() as txn:
-            stats = [self._env.stat(), *(txn.stat(db) for db in self._tables.values())]
-        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return int(pages * stats[0]["psize"])
+        with self.read() as txn:
+            assert self._env is not None
+            top = self._env.stat()
+            return (top["branch_pages"] + top["leaf_pages"] + top["overflow_pages"] + txn.pages()) * top["psize"]
 
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> AbstractContextManager[Transaction]:
         """A consistent view of all tables."""
-        self._check_process()
-        with _lmdb_errors("reading the index"), self._env.begin() as txn:
-            yield Transaction(txn, self._tables)
+        return self._transaction("reading the index", write=False)
 
-    @contextmanager
-    def write(self) -> Iterator[Transaction]:
+    def write(self) -> AbstractContextManager[Transaction]:
         """A durable change of any tables: all of it when the block ends, none when it raises.
 
         Raises NoSpace when the disk is full.
         """
-        self._check_process()
-        with _lmdb_errors("writing the index"), self._env.begin(write=True) as txn:
-            yield Transaction(txn, self._tables)
+        return self._transaction("writing the index", write=True)
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """One value, in a transaction of its own."""
         self._check_process()
-        with _lmdb_errors("reading the index"), self._env.begin(db=self._tables[table]) as txn:
-            return _bytes(txn.get(key))
+        with self._lock:
+            self._users += 1
+        try:
+            with self._begin(write=False) as txn:
+                return _bytes(txn.get(key, db=self._tables[table]))
+        except lmdb.Error as error:
+            raise _translated(error, "reading the index") from error
+        finally:
+            with self._lock:
+                self._users -= 1
 
 
 def _forked_error() -> PfsError:
@@ -236,39 +311,43 @@ def _bytes(value: bytes | memoryview | None) -> bytes | None:
 def _lmdb_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise NoSpace(f"the index is full while {what}") from error
-    except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
-        raise Corrupt(
+    except lmdb.Error as error:
+        raise _translated(error, what) from error
+
+
+def _translated(error: lmdb.Error, what: str) -> PfsError:
+    if isinstance(error, lmdb.MapFullError):
+        return NoSpace(f"the index is full while {what}")
+    if isinstance(error, (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
+        return Corrupt(
             f"the index is damaged ({error})",
             hint="'pfs fsck --rebuild-index' makes it anew from segments and refs.log, which hold all that it did",
-        ) from error
-    except lmdb.ReadersFullError as error:
-        raise Busy(f"more than {_MAX_READERS} readers use the store at once", hint="try again") from error
-    except (lmdb.LockError, lmdb.ReadonlyError) as error:
-        raise PermissionDenied(f"the index cannot be used: {error}") from error
-    except lmdb.DiskError as error:
-        raise NoSpace(f"no space left while {what}; nothing was changed") from error
-    except lmdb.Error as error:
-        text = str(error)
-        if "No space left" in text or "quota" in text:
-            raise NoSpace(
-                f"no space left while {what}; nothing was changed",
-                hint="free some space and run the command again",
-            ) from error
-        if "Input/output error" in text:  # how LMDB reports a full disk at the end of a transaction, too
-            raise NoSpace(
-                f"the disk is full or failing while {what}; nothing was changed",
-                hint="see if there is space ('df'), and in 'dmesg' if the disk is well",
-            ) from error
-        if "Permission denied" in text:
-            raise PermissionDenied(f"no permission on the index while {what}") from error
-        if "already open in this process" in text:  # by itself, or, as LMDB cannot tell, by the one that forked it
-            raise PfsError(
-                f"{what} failed: this process, or the one that forked it, has the store open already",
-                hint="use what is open; a forked process cannot: start it with 'spawn' or 'forkserver'",
-            ) from error
-        raise PfsError(f"{what} failed: {error}") from error
+        )
+    if isinstance(error, lmdb.ReadersFullError):
+        return Busy(f"more than {_MAX_READERS} readers use the store at once", hint="try again")
+    if isinstance(error, (lmdb.LockError, lmdb.ReadonlyError)):
+        return PermissionDenied(f"the index cannot be used: {error}")
+    if isinstance(error, lmdb.DiskError):
+        return NoSpace(f"no space left while {what}; nothing was changed")
+    text = str(error)
+    if "No space left" in text or "quota" in text:
+        return NoSpace(
+            f"no space left while {what}; nothing was changed",
+            hint="free some space and run the command again",
+        )
+    if "Input/output error" in text:  # how LMDB reports a full disk at the end of a transaction, too
+        return NoSpace(
+            f"the disk is full or failing while {what}; nothing was changed",
+            hint="see if there is space ('df'), and in 'dmesg' if the disk is well",
+        )
+    if "Permission denied" in text:
+        return PermissionDenied(f"no permission on the index while {what}")
+    if "already open in this process" in text:  # by itself, or, as LMDB cannot tell, by the one that forked it
+        return PfsError(
+            f"{what} failed: this process, or the one that forked it, has the store open already",
+            hint="use what is open; a forked process cannot: start it with 'spawn' or 'forkserver'",
+        )
+    return PfsError(f"{what} failed: {error}")
 
 
 def _map_size(wanted: int) -> int:
