@@ -13,7 +13,7 @@ from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Pla
 from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId
 from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
-from pfsmount.tree.content import Content, open_content
+from pfsmount.tree.content import Content, PieceCheck, open_content
 from pfsmount.tree.directory import items, lookup_item
 from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, plain_file
 from pfsmount.tree.node import LeafItem
@@ -167,14 +167,16 @@ class FilesPlace(Place):
 class CommitFile(OpenFile):
     """An open file of a commit."""
 
-    __slots__ = ("_content", "_ino", "read_nowait", "unchecked")
+    __slots__ = ("_content", "_ino", "read_nowait")
 
     def __init__(self, place: FilesPlace, ino: int, content: Content) -> None:
         super().__init__(place)
         self._ino = ino
         self._content = content
         self.read_nowait = content.read_nowait  # type: ignore[method-assign]
-        self.unchecked = content.unchecked  # type: ignore[method-assign]
+
+    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+        return self._content.unchecked(offset, size)
 
     def reading(self, offset: int, size: int) -> ContentReading:
         return ContentReading(self._content, offset, size)

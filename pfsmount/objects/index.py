@@ -260,8 +260,9 @@ class Index:
     def sync(self) -> None:
         """Make everything durable; only of use where the index was opened as not durable. Raises NoSpace."""
         with _lmdb_errors("writing the index"):
-            if self._env is not None:
-                self._env.sync(True)
+            if self._env is None:
+                raise lmdb.PanicError("the disk failed, and the index could not be opened again")
+            self._env.sync(True)
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use; the file also has free ones, which later changes use again."""
@@ -282,7 +283,7 @@ class Index:
         return self._transaction("writing the index", write=True)
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        """One value, in a transaction of its own."""
+        """One value, in a transaction of its own. As `read`, written out: by its context manager this would take twice the time, for each file that is opened."""
         self._check_process()
         with self._lock:
             self._users += 1
