@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfsmount.cli import interruption, output
-from pfsmount.cli.repos import JsonFlag
+from pfsmount.cli.repos import JsonFlag, readable_branches, tell_damaged
 from pfsmount.errors import InvalidInput, IsADirectory, NotFound, NotPermitted
 from pfsmount.ids import RepoPath, display, path_bytes
 from pfsmount.revision import Target, parse_target
@@ -93,13 +93,14 @@ def ls(
     """List a directory."""
     with output.open_store() as store:
         if target is None:
-            names = [f"{repo.name}@{ref.name}" for repo in store.repos() for ref in store.branches(repo.name)]
+            found, damaged = readable_branches(store)
+            names = [f"{repo.name}@{ref.name}" for repo, ref in found]
             if json:
                 output.print_json(names)
             else:
                 for name in names:
                     output.say(name)
-            return
+            return tell_damaged(damaged)
         parsed = parse_target(target)
         listed = _listing(store, parsed, recursive)
         if json:

@@ -61,12 +61,27 @@ def list_repos(json: JsonFlag = False) -> None:
         output.print_json(sorted(repos + problems, key=lambda repo: repo["name"]))
     else:
         _print_repos(repos, any_damaged=bool(damaged))
+    tell_damaged(damaged)
+
+
+def tell_damaged(damaged: list[tuple[str, PfsError]]) -> None:
+    """Say which repos and refs are missing in what was listed, and why: exit code 1."""
     for name, error in damaged:
+        what = "branch" if "@" in name else "repo"
         output.print_error(
-            "pfs", Corrupt(f"the repo {display(name)} cannot be shown: {error.message}", hint=error.hint)
+            "pfs", Corrupt(f"the {what} {display(name)} cannot be shown: {error.message}", hint=error.hint)
         )
     if damaged:
         raise typer.Exit(output.EXIT_FAILED)
+
+
+def readable_branches(store: Store) -> tuple[list[tuple[RepoInfo, RefInfo]], list[tuple[str, PfsError]]]:
+    """All branches, and the repos and branches whose rows are damaged, with the reason."""
+    from pfsmount.repo.refs import RefKind, readable_refs
+
+    damaged: list[tuple[str, PfsError]] = []
+    found = readable_refs(store.objects.index, RefKind.BRANCH, lambda name, error: damaged.append((name, error)))
+    return found, damaged
 
 
 def _describe_all(store: Store) -> tuple[list[dict[str, Any]], list[tuple[str, PfsError]]]:

@@ -12,8 +12,8 @@ import typer
 from pfsmount.cli import output
 from pfsmount.cli.conflicts import pending_json, print_conflicts, print_pending
 from pfsmount.cli.files import MessageOption, writable_branch
-from pfsmount.cli.repos import JsonFlag
-from pfsmount.errors import InvalidInput
+from pfsmount.cli.repos import JsonFlag, readable_branches, tell_damaged
+from pfsmount.errors import Corrupt, InvalidInput, PfsError
 from pfsmount.ids import RepoPath, display, parse_path, path_bytes
 from pfsmount.revision import Target, parse_target
 
@@ -33,35 +33,50 @@ def status(
     json: JsonFlag = False,
 ) -> None:
     """Show uncommitted changes."""
-    from pfsmount.repo.merge import look
-
+    damaged: list[tuple[str, PfsError]] = []
     with output.open_store() as store:
-        found = [
-            (read_status(store, *place), None if place[2] else look(store, *place[:2]))
-            for place in _worktrees(store, target)
-        ]
-    if target is None:
-        found = [one for one in found if _worth_saying(one[0]) or one[0].name or one[1] is not None]
+        if target is None:
+            found, damaged = _all_statuses(store)
+        else:
+            parsed = parse_target(target)
+            found = [_status(store, parsed.repo, *worktree_of(store, parsed))]
     if json:
         shown = [_status_json(*one) for one in found]
         output.print_json(shown if target is None else shown[0])
-        return
-    if not found:
+    elif not found and not damaged:
         output.say("no uncommitted changes anywhere")
-    for status, pending in found:
-        _print_status(status)
-        if pending is not None:
-            print_pending(pending, f"{status.repo}@{status.branch}")
+    else:
+        for status, pending in found:
+            _print_status(status)
+            if pending is not None:
+                print_pending(pending, f"{status.repo}@{status.branch}")
+    tell_damaged(damaged)
 
 
-def _worktrees(store: Store, target: str | None) -> list[tuple[str, str, str]]:
-    """Repo, branch and name of the worktrees that are meant."""
-    if target is not None:
-        parsed = parse_target(target)
-        return [(parsed.repo, *worktree_of(store, parsed))]
-    found = [(repo.name, ref.name, "") for repo in store.repos() for ref in store.branches(repo.name)]
-    found += [(repo.name, branch, name) for repo in store.repos() for branch, name in store.worktrees(repo.name)]
-    return sorted(found)
+def _all_statuses(
+    store: Store,
+) -> tuple[list[tuple[WorktreeStatus, PendingLook | None]], list[tuple[str, PfsError]]]:
+    """Of all worktrees those about which there is something to say, and what cannot be read."""
+    branches, damaged = readable_branches(store)
+    places = [(repo.name, ref.name, "") for repo, ref in branches]
+    for repo in {repo.name for repo, _ in branches}:
+        places += [(repo, branch, name) for branch, name in store.worktrees(repo)]
+    found = []
+    for place in sorted(places):
+        try:
+            status, pending = _status(store, *place)
+        except Corrupt as error:
+            damaged.append((f"{place[0]}@{place[1]}", error))
+            continue
+        if _worth_saying(status) or status.name or pending is not None:
+            found.append((status, pending))
+    return found, damaged
+
+
+def _status(store: Store, repo: str, branch: str, name: str) -> tuple[WorktreeStatus, PendingLook | None]:
+    from pfsmount.repo.merge import look
+
+    return read_status(store, repo, branch, name), None if name else look(store, repo, branch)
 
 
 def worktree_of(store: Store, target: Target) -> tuple[str, str]:

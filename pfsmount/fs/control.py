@@ -27,7 +27,8 @@ from pfsmount.repo.overlay_nodes import Effects
 from pfsmount.repo.ownership import owner_of
 from pfsmount.repo.private_worktrees import end
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import CommitResult, Worktree, worktree_path
+from pfsmount.repo.worktree import CommitResult, Worktree
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.repo.worktree_status import WorktreeChange, WorktreeStatus
 from pfsmount.tree.merge import Resolution
 

@@ -25,7 +25,8 @@ from pfsmount.ids import NAME_MAX, ObjectId, RepoPath, display, path_bytes
 from pfsmount.repo.overlay import NowaitReader, WouldBlock
 from pfsmount.repo.overlay_nodes import NameTooLong, Node, NodeKind, NotSupported, Stale
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import CommitResult, Worktree, worktree_path
+from pfsmount.repo.worktree import CommitResult, Worktree
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.repo.worktree_status import WorktreeStatus
 from pfsmount.revision import Target
 from pfsmount.tree.directory import find
@@ -211,13 +212,12 @@ class Filesystem:
 
     async def open_leftovers(self) -> None:
         """Open the branches with uncommitted work on disk. What fails is logged."""
-        for repo in self.store.repos():
-            for ref in self.store.branches(repo.name):
-                if any(worktree_path(self.store.path, repo, ref.name).glob("journal.*")):
-                    try:
-                        await self.branch(repo.name, ref.name)
-                    except (PfsError, OSError):
-                        log.exception("opening what is uncommitted in %s@%s failed", repo.name, ref.name)
+        for repo, ref in self.names.readable_branches():
+            if any(worktree_path(self.store.path, repo, ref.name).glob("journal.*")):
+                try:
+                    await self.branch(repo.name, ref.name)
+                except (PfsError, OSError):
+                    log.exception("opening what is uncommitted in %s@%s failed", repo.name, ref.name)
 
     def opened_branches(self) -> list[Branch]:
         """The branches that were opened."""

@@ -7,6 +7,7 @@ looking (`service`), or said by the command that moved it. All other names are l
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -23,10 +24,12 @@ from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind
+from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, readable_refs
 from pfsmount.repo.store import Resolved, Store
 from pfsmount.revision import is_commit_prefix, parse_mount_name
 from pfsmount.tree.entry import Entry
 
+log = logging.getLogger(__name__)
 ROOT_SECONDS = 1.0
 # For how long the kernel may believe the root's attributes. Each path from outside needs them, so it must not be 0; they never change, but
 # programs that look for a dead mount stat its root, and should soon see that it is.
@@ -381,15 +384,18 @@ class RootPlace(Place):
     def readlink(self, ino: int) -> bytes:
         return os.fsencode(self._links[ino])
 
+    def readable_branches(self) -> Collection[tuple[RepoInfo, RefInfo]]:
+        """All branches but for those whose rows are damaged, which is logged: they hide no other."""
+        return readable_refs(
+            self._store.objects.index,
+            RefKind.BRANCH,
+            lambda name, error: log.error("%s is not in the root: %s; 'pfs fsck' says more", name, error.message),
+        )
+
     def list(self, ino: int, after: bytes) -> Iterator[Step]:
         names = []
-        for repo in self._store.repos() if self._with_branches else ():
-            try:
-                branches = self._store.branches(repo.name)
-            except NotFound:  # deleted just now
-                continue
-            for branch in branches:
-                names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
+        for repo, branch in self.readable_branches() if self._with_branches else ():
+            names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
         owner = (os.getuid(), os.getgid())
         # Opening every worktree to list them would make `ls` slow: a listed branch has a number, and is opened when it is used.
         for name, key, repo_name in sorted(names):

@@ -24,7 +24,7 @@ from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, decode_worktree, get_
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.results import ResultRow
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_path
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.tree.directory import EMPTY_DIRECTORY
 from pfsmount.tree.entry import EMPTY_FILE_ID
 

@@ -23,7 +23,7 @@ from pfsmount.objects.layout import disk_errors, fsync_directory, private
 from pfsmount.repo.conflicts import fingerprint
 from pfsmount.repo.journal import decode_line, encode_line, name_bytes, name_text
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_path
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.tree.merge import Resolution, TreeConflict
 
 _FILE = "merge"

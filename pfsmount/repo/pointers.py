@@ -22,7 +22,7 @@ from pfsmount.repo.refs import (
 )
 from pfsmount.repo.removal import worktrees_locked
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_paths
+from pfsmount.repo.worktree_place import worktree_paths
 from pfsmount.revision import check_ref_name
 
 

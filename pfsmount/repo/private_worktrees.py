@@ -16,7 +16,8 @@ import shutil
 from pfsmount.errors import AlreadyExists, Busy, NotFound
 from pfsmount.repo.refs import RefKind, WorktreeState, get_ref, get_repo, get_worktree, put_worktree
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import Worktree, worktree_path
+from pfsmount.repo.worktree import Worktree
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.revision import check_ref_name
 
 

@@ -41,7 +41,7 @@ from pfsmount.repo.refs import RefKind, RepoInfo, WorktreeState, encode_ref, put
 from pfsmount.repo.replay import Replay
 from pfsmount.repo.results import encode_result
 from pfsmount.repo.store import know_commit
-from pfsmount.repo.worktree import worktree_path
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.tree.directory import EMPTY_DIRECTORY, load_directory, lookup
 from pfsmount.tree.entry import Entry
 

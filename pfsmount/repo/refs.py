@@ -140,9 +140,14 @@ def encode_ref(commit: ObjectId | None, n: int) -> bytes:
 
 def scan_refs(txn: Transaction, repo: RepoInfo, kind: RefKind) -> Iterator[RefInfo]:
     """All refs of a kind, by name."""
+    for name, raw in _ref_rows(txn, repo, kind):
+        yield _decode_ref(name, kind, raw)
+
+
+def _ref_rows(txn: Transaction, repo: RepoInfo, kind: RefKind) -> Iterator[tuple[str, bytes]]:
     prefix = repo.key + bytes([kind])
     for key, raw in txn.scan(Table.REFS, prefix):
-        yield _decode_ref(os.fsdecode(key[len(prefix) :]), kind, raw)
+        yield os.fsdecode(key[len(prefix) :]), raw
 
 
 def get_repo(txn: Transaction, name: str) -> RepoInfo:
@@ -171,6 +176,21 @@ def readable_repos(index: Index, damaged: Callable[[str, Corrupt], object]) -> l
                 found.append(RepoInfo.decode(name, raw))
             except Corrupt as error:
                 damaged(os.fsdecode(name), error)
+    return found
+
+
+def readable_refs(
+    index: Index, kind: RefKind, damaged: Callable[[str, Corrupt], object]
+) -> list[tuple[RepoInfo, RefInfo]]:
+    """All refs of a kind in all repos, by name, but for those whose rows cannot be read: `damaged` is called with the name of each repo or ref, and why."""
+    found = []
+    for repo in readable_repos(index, damaged):
+        with index.read() as txn:
+            for name, raw in _ref_rows(txn, repo, kind):
+                try:
+                    found.append((repo, _decode_ref(name, kind, raw)))
+                except Corrupt as error:
+                    damaged(f"{repo.name}@{name}", error)
     return found
 
 

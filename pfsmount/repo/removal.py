@@ -16,7 +16,7 @@ from pfsmount.objects.locks import try_lock
 from pfsmount.objects.reserve import reserve_lent
 from pfsmount.repo.refs import RefInfo
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_paths
+from pfsmount.repo.worktree_place import worktree_paths
 
 
 def delete_repo(store: Store, name: str, *, force: bool) -> None:

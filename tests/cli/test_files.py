@@ -279,6 +279,14 @@ def test_a_damaged_repo_hides_no_other(images: Run, damage: str) -> None:
         ("images", False),
         ("zoo", False),
     ]
+    listed = images("ls")
+    assert listed.stdout.split()[-2:] == ["images@master", "zoo@master"]
+    assert listed.returncode == (0 if damage == "head" else 1)
+    assert ("empty" in listed.stderr) == (damage != "head")
+    status = images("status")
+    assert status.returncode == 1
+    assert "empty" in status.stderr
+    assert "cannot be shown" in status.stderr
 
 
 def test_no_store(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from pfsmount.repo.private_worktrees import begin, end
 from pfsmount.repo.reflog import read_log
 from pfsmount.repo.refs import RefKind
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import Worktree, worktree_paths
+from pfsmount.repo.worktree import Worktree
+from pfsmount.repo.worktree_place import worktree_paths
 from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths

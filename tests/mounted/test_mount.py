@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from pfsmount.fs.mountpoint import mounted_at
+from pfsmount.objects.index import Table
+from pfsmount.repo.refs import RefKind, ref_key
+from pfsmount.repo.store import Store
 from tests.mounted.conftest import Mount, wait_for
 
 Mounts = Callable[[str], Mount]
@@ -33,6 +36,27 @@ def test_root_lists_branches(mount: Mount) -> None:
     assert sorted(os.listdir(mount.point)) == ["edges@master", "images@master"]
     assert os.readlink(mount.point / "images") == "images@master"
     assert os.listdir(mount.point / "images") == []
+
+
+def test_a_damaged_row_hides_no_other(mounts: Mounts) -> None:
+    """The rows of a repo and of a branch are damaged in the index: the other names are listed and can be used, and the log says what is wrong."""
+    mount = mounts("mnt").mount()
+    (mount.master / "file").write_text("kept")
+    for name in ("broken", "half"):
+        mount.pfs("repo", "create", name)
+    mount.pfs("branch", "half@other")
+    with Store.open(mount.store) as store, store.objects.index.write() as txn:
+        txn.put(Table.REPOS, b"broken", b"{}")
+        txn.put(Table.REFS, ref_key(store.repo("half"), RefKind.BRANCH, "other"), b"short")
+    assert sorted(os.listdir(mount.point)) == ["half@master", "images@master"]
+    assert (mount.master / "file").read_text() == "kept"
+    assert mount.commit() is not None
+    mount.umount()
+    mount.mount()
+    assert (mount.master / "file").read_text() == "kept"
+    wrong = mount.log_lines()
+    assert any("broken is not in the root" in line for line in wrong)
+    assert any("half@other is not in the root" in line for line in wrong)
 
 
 def test_root_takes_no_changes(mount: Mount) -> None:

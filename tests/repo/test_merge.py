@@ -24,7 +24,7 @@ from pfsmount.repo.merge_base import Parting, is_ancestor, merge_bases
 from pfsmount.repo.pending_merge import read_pending
 from pfsmount.repo.refs import RefKind, RefMove
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import worktree_path
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.revision import parse_revision
 from pfsmount.tree.directory import find, walk
 from pfsmount.tree.edit import edit_paths

@@ -18,7 +18,8 @@ from pfsmount.repo.ownership import Ownership
 from pfsmount.repo.private_worktrees import begin
 from pfsmount.repo.removal import delete_branch
 from pfsmount.repo.store import Store
-from pfsmount.repo.worktree import Worktree, worktree_path
+from pfsmount.repo.worktree import Worktree
+from pfsmount.repo.worktree_place import worktree_path
 from pfsmount.tree.xattrs import VALUE_MAX
 from tests.worktrees import at, path, put
 

@@ -78,6 +78,10 @@ class Bare(pyfuse3.Operations):
             node.entry.st_mtime_ns = attr.st_mtime_ns
         return node.entry
 
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """No file has any. Without this (ENOSYS) the kernel would not ask for security.capability before each write, as it does where files can have some."""
+        raise FUSEError(pyfuse3.ENOATTR)
+
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         pass
 

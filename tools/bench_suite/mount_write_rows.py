@@ -28,8 +28,8 @@ _READY_SECONDS = 10
 _REPLY = re.compile(r"writev\((\d+),")
 
 
-def _bare(bench: Bench) -> Path:
-    """Where the bare filesystem is mounted until the row ends. Raises Broken."""
+def _bare(bench: Bench) -> tuple[Path, int]:
+    """Where the bare filesystem is mounted until the row ends, and the process that serves it. Raises Broken."""
     bench.need_mount()
     place = bench.fresh("bare")
     place.mkdir()
@@ -49,12 +49,12 @@ def _bare(bench: Bench) -> Path:
         if process.poll() is not None or time.monotonic() > until:
             raise Broken("the bare filesystem was not mounted")
         time.sleep(0.01)
-    return place
+    return place, process.pid
 
 
 def _on_all(bench: Bench, write: Callable[[Path], None], work: tuple[int, str]) -> Contest:
     """`write` into a new directory of a mounted branch, of the bare filesystem, and of the disk."""
-    bare = _bare(bench)
+    bare, _ = _bare(bench)
     mount = bench.mount(bench.store())
     branch = mount.enter()
     disk = bench.fresh("disk")
@@ -180,18 +180,21 @@ def create_requests(bench: Bench) -> Contest:
         raise Unavailable("there is no strace (package strace)")
     mount = bench.mount(bench.store())
     branch = mount.enter()
+    bare, bare_process = _bare(bench)
     files = bench.sizes.created_files // 10
 
-    def replies() -> float:
-        daemon = _daemon(bench, mount)
+    def replies(root: Path, daemon: int) -> float:
         counted = []
         for times in (1, 2):
-            (branch / f"{times}").mkdir()
-            work = partial(_create, branch / f"{times}", times * files, b"x" * 4096)
+            (root / f"{times}").mkdir()
+            work = partial(_create, root / f"{times}", times * files, b"x" * 4096)
             counted.append(_count_replies(bench, daemon, work))
         return round((counted[1] - counted[0]) / files, 1)  # once a second the root is looked at, too
 
-    return Contest(Side("through the mount", replies))
+    return Contest(
+        Side("through the mount", lambda: replies(branch, _daemon(bench, mount))),
+        [Side("bare pyfuse3", lambda: replies(bare, bare_process))],
+    )
 
 
 def _daemon(bench: Bench, mount: Mount) -> int:
