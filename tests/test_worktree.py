@@ -13,7 +13,7 @@ from pfsmount.errors import Busy, Conflict, NotFound, NotPermitted
 from pfsmount.ids import RepoPath
 from pfsmount.repo import worktree_files
 from pfsmount.repo.overlay import WouldBlock
-from pfsmount.repo.overlay_nodes import Extents, NameTooLong, NodeKind, ReadOnly, Stale
+from pfsmount.repo.overlay_nodes import Extents, NameTooLong, Node, NodeKind, ReadOnly, Stale
 from pfsmount.repo.ownership import owner_of
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
@@ -409,9 +409,13 @@ def test_what_is_listed_is_what_is_looked_up(worktree: Worktree) -> None:
     worktree.commit("base")
     worktree.reload()
 
+    def as_stored() -> list[tuple[bytes, object]]:
+        found = worktree.listed(root, b"", lambda id, source: source(b""))
+        return [(name, item if isinstance(item, Node) else item[1]) for name, item in found]
+
     def seen(listed: bool) -> dict[bytes, object]:
         found: dict[bytes, object] = {}
-        for name, item in list(worktree.listed(root, b"")) if listed else list(worktree.children(root)):
+        for name, item in as_stored() if listed else list(worktree.children(root)):
             assert isinstance(item, bytes) == (listed and name in (b"plain", b"run"))
             node = worktree.base_node(root, name, item)  # type: ignore[arg-type]
             found[name] = worktree.attributes(node)
@@ -423,10 +427,31 @@ def test_what_is_listed_is_what_is_looked_up(worktree: Worktree) -> None:
     assert seen(listed=False) == once == {name: worktree.attributes(at(worktree, name.decode())) for name in once}
     # kept in memory from the one, met again by the other
     for listed in (True, False):
-        for name, item in list(worktree.listed(root, b"") if listed else worktree.children(root)):
+        for name, item in as_stored() if listed else list(worktree.children(root)):
             worktree.base_node(root, name, item).lookups += 1  # type: ignore[arg-type]
         assert seen(listed=not listed) == once
         for name in once:
             worktree.forget(at(worktree, name.decode()).ino, 9)
     put(worktree, "plain", b"changed")
-    assert not isinstance(dict(worktree.listed(root, b""))[b"plain"], bytes)
+    assert not isinstance(dict(as_stored())[b"plain"], bytes)
+
+
+def test_a_name_is_one_node_also_when_its_number_becomes_free(store: Store, worktree: Worktree) -> None:
+    """A file is there, is another one, and is there again while the first is still open: it gets the next number, and keeps it when that one is closed."""
+
+    def met() -> Node:
+        worktree.follow()
+        found = at(worktree, "file")
+        found.lookups += 1
+        return found
+
+    other_commit(store, {"file": b"one"})
+    first = met()
+    other_commit(store, {"file": b"two"})
+    met()
+    assert not worktree.current(first)
+    other_commit(store, {"file": b"one"})
+    again = met()
+    assert again.ino != first.ino
+    worktree.forget(first.ino, 1)
+    assert met() is again

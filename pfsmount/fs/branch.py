@@ -13,18 +13,20 @@ from collections.abc import Collection, Iterator
 import trio
 
 from pfsmount.errors import InvalidInput, IsADirectory, NotPermitted
-from pfsmount.fs.places import FACTS, FOREVER, Found, Later, OpenFile, Place, Step, entry_facts
-from pfsmount.ids import RESERVED_ROOT_NAME, display
-from pfsmount.repo.overlay import ROOT_INO
+from pfsmount.fs.listings import Item, Listing, Listings, Told
+from pfsmount.fs.places import FACTS, FOREVER, Encode, Found, Later, OpenFile, Place, entry_facts
+from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId, display
+from pfsmount.repo.overlay import ROOT_INO, Source
 from pfsmount.repo.overlay_data import write_all
 from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, State, path_of
 from pfsmount.repo.worktree import Worktree
 from pfsmount.repo.worktree_files import Frozen, wrote_in_part
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
 from pfsmount.tree.content import Content, PieceCheck
-from pfsmount.tree.entry import Entry
+from pfsmount.tree.entry import Entry, new_tuple
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
+_NOTHING = ObjectId(bytes(32))
 LARGE_WRITE = 256 * 1024
 SLOW_WRITE_SECONDS = 0.02
 SLOW_FOR_SECONDS = 1.0
@@ -47,13 +49,16 @@ class Closed(Later):
 class BranchPlace(Place):
     """A worktree in the mount."""
 
-    def __init__(self, number: int, worktree: Worktree, controls: Place, top: Node | None = None) -> None:
+    def __init__(
+        self, number: int, worktree: Worktree, controls: Place, listings: Listings, top: Node | None = None
+    ) -> None:
         """`top`: the directory that is shown as the root, if it is not the branch's."""
         super().__init__(number)
         self.worktree = worktree
         self.top = worktree.root if top is None else top
         self.controls = controls
         """The place whose root is `.pfs`."""
+        self._listings = listings
         self.gate: trio.Event | None = None
         """While it is set, changes wait for it."""
         self.in_flight = 0
@@ -107,7 +112,7 @@ class BranchPlace(Place):
 
     def _show(self, node: Node) -> Found:
         ino = ROOT_INO if node is self.top else node.ino
-        return Found(self.prefix | ino, self.worktree.attributes(node), self.timeout)
+        return new_tuple(Found, (self.prefix | ino, self.worktree.attributes(node), self.timeout, FOREVER))
 
     def _tell(self, node: Node) -> Found:
         found = self._show(node)
@@ -141,19 +146,41 @@ class BranchPlace(Place):
     def readlink(self, ino: int) -> bytes:
         return self.worktree.target(self.node(ino))
 
-    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
         worktree = self.worktree
         directory = self.node(ino)
-        for name, item in worktree.listed(directory, after):
-            node = item if isinstance(item, Node) else worktree.base_node(directory, name, item)
-            try:
-                yield Step(name, self._show(node), node)
-            finally:
-                worktree.drop_unused(node)
+        listing = Listing(_NOTHING)
 
-    def told(self, key: object) -> None:
-        assert isinstance(key, Node)
-        key.lookups += 1
+        def keep(id: ObjectId, source: Source) -> Iterator[Item]:
+            nonlocal listing
+            if worktree.owns_data:  # else somebody else changes it, and the kernel keeps nothing
+                listing = self._listings.begin(self.prefix | ino, id, after)
+            return listing.read(source, after)
+
+        for name, item in worktree.listed(directory, after, keep):
+            if isinstance(item, Node):
+                node = item
+            elif not isinstance(item, Told):
+                node = worktree.base_node(directory, name, item[1])
+            elif worktree.shows_base(item.key, directory, name):
+                yield item
+                item.key.lookups += 1
+                continue
+            else:  # forgotten meanwhile
+                known = worktree.lookup(directory, name)
+                if known is None:
+                    continue
+                node = known
+            told = Told(name, encode(self._show(node)), node)
+            try:
+                yield told
+            except GeneratorExit:
+                worktree.drop_unused(node)
+                raise
+            node.lookups += 1
+            if node is not item:
+                listing.told(told)
+            listing.passed(name)
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return self.worktree.xattrs(self.node(ino))

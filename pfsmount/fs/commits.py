@@ -8,18 +8,20 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenFile, Place, Step, entry_facts
+from pfsmount.fs.listings import Item, Listings, Told
+from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Encode, Found, OpenFile, Place, entry_facts
 from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId
 from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, PieceCheck, open_content
 from pfsmount.tree.directory import items, lookup_item
-from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, plain_file
-from pfsmount.tree.node import LeafItem
+from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, new_tuple, plain_file
 from pfsmount.tree.xattrs import load_xattrs
 
 _DIRECTORY_SIZE = 4096
+_FILE = NodeKind.FILE
 _WRITE_FLAGS = 3  # O_WRONLY | O_RDWR
 
 
@@ -78,7 +80,9 @@ class _File:
         if plain is None:
             return entry_attributes(self.ino, self.entry)
         mode, uid, gid, time_ns, size = plain
-        return Attributes(self.ino, NodeKind.FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // 512))
+        return new_tuple(
+            Attributes, (self.ino, _FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // 512), None)
+        )
 
 
 class FilesPlace(Place):
@@ -86,16 +90,15 @@ class FilesPlace(Place):
 
     def __init__(self, number: int, reader: Reader) -> None:
         super().__init__(number)
-        self._reader = reader
+        self.reader = reader
         self._files: dict[int, _File] = {}
 
     @property
     def title(self) -> str:
         return "a file of a commit"
 
-    def find(self, item: LeafItem, commit: ObjectId) -> _File:
+    def find(self, fixed: bytes, extra: bytes, commit: ObjectId) -> _File:
         """The file of an entry in a commit, known or new; a new one is entered by `tell`."""
-        _, fixed, extra = item
         number = hash((fixed, extra) if extra else fixed) & INO_MASK
         while True:
             known = self._files.get(number)
@@ -112,6 +115,10 @@ class FilesPlace(Place):
             # in one listing two names may be the same new file
             file = self._files.setdefault(file.ino, file)
         file.lookups += 1
+
+    def is_free(self, file: _File) -> bool:
+        """Whether the number of a file that was told of before is still, or again, its own."""
+        return self._files.get(file.ino, file) is file
 
     def _file(self, ino: int) -> _File:
         known = self._files.get(ino)
@@ -140,7 +147,7 @@ class FilesPlace(Place):
         return self._file(ino).entry.target or b""
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
-        return load_xattrs(self._reader, self._file(ino).entry)
+        return load_xattrs(self.reader, self._file(ino).entry)
 
     def facts(self, ino: int) -> dict[bytes, bytes]:
         known = self._file(ino)
@@ -151,7 +158,7 @@ class FilesPlace(Place):
             raise self.refuse()
         known = self._file(ino)
         if known.content is None:
-            known.content = open_content(self._reader, known.entry)
+            known.content = open_content(self.reader, known.entry)
         known.opens += 1
         return CommitFile(self, ino, known.content)
 
@@ -226,7 +233,7 @@ class CommitPlace(Place):
         commit: ObjectId,
         root: Entry,
         files: FilesPlace,
-        reader: Reader,
+        listings: Listings,
         unused: Callable[[CommitPlace], None],
         controls: Place | None = None,
     ) -> None:
@@ -236,7 +243,8 @@ class CommitPlace(Place):
         self.commit = commit
         self.controls = controls
         self._files = files
-        self._reader = reader
+        self._reader = files.reader
+        self._listings = listings
         self._unused = unused
         self._root = _Directory(ROOT_INO, root, None, b"")
         self._directories: dict[int, _Directory] = {ROOT_INO: self._root}
@@ -285,32 +293,67 @@ class CommitPlace(Place):
         item = lookup_item(self._reader, directory.entry.id, name)
         if item is None:
             return None
-        found, key = self._step(directory, item)
-        self.told(key)
-        return found
+        key = self._key(directory, item)
+        self._told(key)
+        return self._show(key)
 
     negative_timeout = FOREVER
 
-    def _step(self, parent: _Directory, item: LeafItem) -> tuple[Found, object]:
-        if is_directory(item.fixed):
-            child = self._child(parent, item.name, decode_entry(item.fixed, item.extra))
-            return Found(self.prefix | child.ino, entry_attributes(child.ino, child.entry), FOREVER), child
-        file = self._files.find(item, self.commit)
-        return Found(self._files.prefix | file.ino, file.attributes(), FOREVER), file
+    def _key(self, parent: _Directory, item: Item) -> _File | _Directory:
+        """What an entry of a directory is here."""
+        name, fixed, extra = item
+        if is_directory(fixed):
+            return self._child(parent, name, decode_entry(fixed, extra))
+        return self._files.find(fixed, extra, self.commit)
 
-    def told(self, key: object) -> None:
+    def _show(self, key: _File | _Directory) -> Found:
         if isinstance(key, _File):
+            return new_tuple(Found, (self._files.prefix | key.ino, key.attributes(), FOREVER, FOREVER))
+        return Found(self.prefix | key.ino, entry_attributes(key.ino, key.entry), FOREVER)
+
+    def _is_free(self, key: object) -> bool:
+        """Whether what was told of before has its number still, or can have it again."""
+        if isinstance(key, _File):
+            return self._files.is_free(key)
+        assert isinstance(key, _Directory)
+        return self._directories.get(key.ino, key) is key
+
+    def _told(self, key: _File | _Directory) -> None:
+        """Count a lookup."""
+        if key.lookups:
+            key.lookups += 1
+        elif isinstance(key, _File):
             self._files.tell(key)
         else:
-            assert isinstance(key, _Directory)
             self._directories[key.ino] = key
-            key.lookups += 1
+            key.lookups = 1
 
-    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
         directory = self._directory(ino)
-        for item in items(self._reader, directory.entry.id, after):
-            found, key = self._step(directory, item)
-            yield Step(item.name, found, key)
+        id = directory.entry.id
+        listing = self._listings.begin(self.prefix | ino, id, after)
+        for item in listing.read(partial(items, self._reader, id), after):
+            if not isinstance(item, Told):
+                key = self._key(directory, item)
+            elif self._is_free(item.key):
+                yield item
+                self._told(item.key)
+                continue
+            else:
+                key = self._again(directory, item)
+            told = Told(item[0], encode(self._show(key)), key)
+            yield told
+            self._told(key)
+            listing.told(told)
+            listing.passed(told.name)
+
+    def _again(self, parent: _Directory, told: Told) -> _File | _Directory:
+        """An entry that was told of before, when another has its number."""
+        key = told.key
+        if isinstance(key, _File):
+            return self._files.find(key.fixed, key.extra, self.commit)
+        assert isinstance(key, _Directory)
+        return self._child(parent, told.name, key.entry)
 
     def found(self, ino: int) -> Found:
         return Found(self.prefix | ino, entry_attributes(ino, self._directory(ino).entry), FOREVER)

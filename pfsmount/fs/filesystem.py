@@ -18,7 +18,8 @@ from typing import Any
 from pfsmount.errors import NotADirectory, NotFound, PfsError
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.controls import ControlPlace, History, newest
-from pfsmount.fs.places import INO_BITS, INO_MASK, ROOT_INO, Found, OpenDirectory, OpenFile, Place, Syncing
+from pfsmount.fs.listings import Listings
+from pfsmount.fs.places import INO_BITS, INO_MASK, ROOT_INO, Encode, Found, OpenDirectory, OpenFile, Place, Syncing
 from pfsmount.fs.root import ROOT_SECONDS, BranchKey, Places, RootPlace
 from pfsmount.fs.turning import Kernel, Turning, in_thread
 from pfsmount.ids import NAME_MAX, ObjectId, RepoPath, display, path_bytes
@@ -43,12 +44,18 @@ class Branch:
     """A branch of the mount with its turns and its control files."""
 
     def __init__(
-        self, number: int, control_number: int, worktree: Worktree, kernel: Kernel, top: Node | None = None
+        self,
+        number: int,
+        control_number: int,
+        worktree: Worktree,
+        kernel: Kernel,
+        listings: Listings,
+        top: Node | None = None,
     ) -> None:
         self._store = worktree.store
         self.worktree = worktree
         self.controls = ControlPlace(control_number, self, self)
-        self.place = BranchPlace(number, worktree, self.controls, top)
+        self.place = BranchPlace(number, worktree, self.controls, listings, top)
         self.turning = Turning(self.place, kernel)
         self._tried_at = 0.0
         self._refused: str | None = None
@@ -137,6 +144,7 @@ class Filesystem:
         self._who = dict(who)
         self._read_only = read_only
         self._places = Places()
+        self._listings = Listings()
         self.places = self._places.by_number
         self._branches: dict[BranchPlace, Branch] = {}
         self._gone: list[Branch] = []
@@ -145,7 +153,9 @@ class Filesystem:
         if only is not None:
             self._places.add(Place)  # the root's number is 0; see `_show_only`
         self.root = self._places.add(
-            lambda number: RootPlace(number, store, reader, self._places, self._open_branch, self.follow, with_branches)
+            lambda number: RootPlace(
+                number, store, reader, self._places, self._open_branch, self.follow, self._listings, with_branches
+            )
         )
         assert isinstance(self.root, RootPlace)
         self.names: RootPlace = self.root
@@ -193,7 +203,7 @@ class Filesystem:
 
     def _add_branch(self, number: int, worktree: Worktree, path: RepoPath = ()) -> Branch:
         top = _known_for_ever(worktree, path) if path else None
-        control = self._places.add(lambda n: Branch(number, n, worktree, self._kernel, top).controls)
+        control = self._places.add(lambda n: Branch(number, n, worktree, self._kernel, self._listings, top).controls)
         assert isinstance(control, ControlPlace)
         branch = control.branch
         assert isinstance(branch, Branch)
@@ -298,6 +308,7 @@ class Filesystem:
         place = self.places[ino >> INO_BITS]
         if place is not None:
             place.forget(ino & INO_MASK, count)
+            self._listings.forget(ino)
 
     # Files
 
@@ -325,11 +336,11 @@ class Filesystem:
         """Close a file."""
         self.handles.pop(handle).close()
 
-    def open_directory(self, ino: int) -> int:
-        """Open a directory; returns its handle."""
+    def open_directory(self, ino: int, encode: Encode) -> int:
+        """Open a directory; returns its handle. `encode` makes what its steps show."""
         handle = self._next_handle
         self._next_handle += 1
-        self.directories[handle] = OpenDirectory(self.place(ino), ino & INO_MASK)
+        self.directories[handle] = OpenDirectory(self.place(ino), ino & INO_MASK, encode)
         return handle
 
     def sync_directory(self, handle: int) -> Syncing | None:

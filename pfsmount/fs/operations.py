@@ -200,9 +200,9 @@ class Operations(pyfuse3.Operations):
 
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         try:
-            return self._fs.open_directory(inode)
+            return self._fs.open_directory(inode, self._attributes)
         except Exception as error:
-            return await self._again(error, self._fs.open_directory, inode)
+            return await self._again(error, self._fs.open_directory, inode, self._attributes)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         try:
@@ -211,14 +211,14 @@ class Operations(pyfuse3.Operations):
             await self._again(error, self._list, fh, start_id, token)
 
     def _list(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        directory = self._fs.directories[fh]
+        directory, reply = self._fs.directories[fh], pyfuse3.readdir_reply
         position = start_id
         try:
-            for step in directory.steps(start_id):
-                if not pyfuse3.readdir_reply(token, step.name, self._attributes(step.found), position + 1):
+            for name, shown, _ in directory.steps(start_id):
+                if not reply(token, name, shown, position + 1):
                     directory.stop()
                     return
-                position = directory.took(step)
+                position = directory.took(name)
         except Exception:
             directory.stop()
             if position == start_id:

@@ -8,9 +8,10 @@ FUSE's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from pfsmount.fs.listings import Told
 from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay import INO_BITS, ROOT_INO, WouldBlock
 from pfsmount.repo.overlay_nodes import Attributes, NodeKind, ReadOnly
@@ -47,6 +48,10 @@ class Found(NamedTuple):
     """Seconds for which the kernel may believe the attributes."""
     name_timeout: float = FOREVER
     """Seconds for which it may believe that the name means this, if that is less."""
+
+
+Encode: TypeAlias = Callable[[Found], Any]
+"""Makes of an inode what replies have."""
 
 
 class OpenFile:
@@ -123,32 +128,24 @@ class Syncing(Protocol):
         """Raises OSError."""
 
 
-class Step(NamedTuple):
-    """One entry of a directory on its way to the kernel."""
-
-    name: bytes
-    found: Found
-    key: object
-    """For `Place.told`; None: not a lookup."""
-
-
 class OpenDirectory:
     """An open directory.
 
     Positions are counted from the first entry of this opening (`.` and `..` are 1 and 2), and the names given out are kept, so a position goes on behind
-    the name that it followed, whatever was made or deleted meanwhile. `took` counts a lookup for each entry that the kernel took.
+    the name that it followed, whatever was made or deleted meanwhile.
     """
 
-    __slots__ = ("_at", "_names", "_steps", "ino", "place")
+    __slots__ = ("_at", "_encode", "_names", "_steps", "ino", "place")
 
-    def __init__(self, place: Place, ino: int) -> None:
+    def __init__(self, place: Place, ino: int, encode: Encode) -> None:
         self.place = place
         self.ino = ino
+        self._encode = encode
         self._names: list[bytes] = []
-        self._steps: Iterator[Step] | None = None
+        self._steps: Iterator[Told] | None = None
         self._at = 0
 
-    def steps(self, position: int) -> Iterator[Step]:
+    def steps(self, position: int) -> Iterator[Told]:
         """The entries from a position that was given out before (0: from the start)."""
         if position == 0:
             self._names.clear()
@@ -158,21 +155,19 @@ class OpenDirectory:
         self._at = position
         return self._steps
 
-    def _from(self, position: int) -> Iterator[Step]:
-        place, ino = self.place, self.ino
+    def _from(self, position: int) -> Iterator[Told]:
+        place, ino, encode = self.place, self.ino, self._encode
         if position < 1:
-            yield Step(b".", place.found(ino), None)
+            yield Told(b".", encode(place.found(ino)), None)
         if position < 2:
-            yield Step(b"..", place.found(place.parent(ino)), None)
-        yield from place.list(ino, self._names[position - 1] if position > 2 else b"")
+            yield Told(b"..", encode(place.found(place.parent(ino))), None)
+        yield from place.list(ino, self._names[position - 1] if position > 2 else b"", encode)
 
-    def took(self, step: Step) -> int:
+    def took(self, name: bytes) -> int:
         """The kernel took the entry; returns the position behind it."""
         if self._at == len(self._names):
-            self._names.append(step.name)
+            self._names.append(name)
         self._at += 1
-        if step.key is not None:
-            self.place.told(step.key)
         return self._at
 
     def stop(self) -> None:
@@ -227,12 +222,9 @@ class Place:
     def open(self, ino: int, flags: int, uid: int) -> OpenFile:
         raise ReadOnly("not a file")
 
-    def list(self, ino: int, after: bytes) -> Iterator[Step]:
-        """Entries of a directory behind a name."""
+    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+        """Entries of a directory behind a name. The kernel took an entry, which counts as a lookup, when the next one is asked for; else this is closed."""
         raise NotImplementedError
-
-    def told(self, key: object) -> None:
-        """The kernel was told of an entry of `list`: that is a lookup."""
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return {}

@@ -18,7 +18,8 @@ from pfsmount.errors import AmbiguousRevision, InvalidInput, NotFound, NotPermit
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.commits import CommitPlace, FilesPlace
 from pfsmount.fs.controls import ControlPlace, OfCommit
-from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Found, Later, Place, Step, plain_attributes
+from pfsmount.fs.listings import Listings, Told
+from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Encode, Found, Later, Place, plain_attributes
 from pfsmount.ids import ObjectId
 from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.reading import Reader
@@ -66,7 +67,7 @@ class UnopenedBranch(Place):
     def found(self, ino: int) -> Found:
         raise NeedsBranch(self._open)
 
-    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
         raise NeedsBranch(self._open)
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
@@ -110,12 +111,14 @@ class RootPlace(Place):
         places: Places,
         open_branch: Callable[[int, BranchKey, str], Awaitable[BranchPlace]],
         follow: Callable[[], Awaitable[None]],
+        listings: Listings,
         with_branches: bool,
     ) -> None:
         """`open_branch` makes the place of a branch (number, key, repo name); `follow` brings all branches to their heads."""
         super().__init__(number)
         self._store, self._reader, self._places = store, reader, places
         self._open_branch, self._follow = open_branch, follow
+        self._listings = listings
         self._with_branches = with_branches
         self._files: FilesPlace | None = None
         self._commits: dict[tuple[str, ObjectId], CommitPlace] = {}
@@ -317,7 +320,7 @@ class RootPlace(Place):
     def commit_at(self, number: int, name: str, id: ObjectId, root: Entry, *, whole: bool) -> CommitPlace:
         """A directory of a commit as a place that stays; with `whole` it is the root."""
         files, controls = self._files_place(), self._controls(name, id, root) if whole else None
-        place = CommitPlace(number, name, id, root, files, self._reader, lambda unused: None, controls)
+        place = CommitPlace(number, name, id, root, files, self._listings, lambda unused: None, controls)
         place.tell_root()
         return place
 
@@ -330,7 +333,7 @@ class RootPlace(Place):
 
             def make(number: int) -> CommitPlace:
                 return CommitPlace(
-                    number, name, id, root, files, self._reader, lambda unused: self._drop(name, id), controls
+                    number, name, id, root, files, self._listings, lambda unused: self._drop(name, id), controls
                 )
 
             made = self._places.add(make)
@@ -392,7 +395,7 @@ class RootPlace(Place):
             lambda name, error: log.error("%s is not in the root: %s; 'pfs fsck' says more", name, error.message),
         )
 
-    def list(self, ino: int, after: bytes) -> Iterator[Step]:
+    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
         names = []
         for repo, branch in self.readable_branches() if self._with_branches else ():
             names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
@@ -402,4 +405,4 @@ class RootPlace(Place):
             if name > after:
                 number = self._number(key, repo_name)
                 shown = plain_attributes(ROOT_INO, NodeKind.DIRECTORY, 0o755, owner, 4096, self._started_ns)
-                yield Step(name, Found(number << INO_BITS | ROOT_INO, shown, 0), None)
+                yield Told(name, encode(Found(number << INO_BITS | ROOT_INO, shown, 0)), None)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from pfsmount.errors import IsADirectory, NotADirectory
 from pfsmount.ids import ObjectId, RepoPath
@@ -37,14 +38,15 @@ from pfsmount.repo.overlay_nodes import (
     node_kind,
 )
 from pfsmount.tree.directory import entries, items, lookup
-from pfsmount.tree.entry import Entry, Kind, decode_entry, plain_file, time_and_id
+from pfsmount.tree.entry import Entry, Kind, decode_entry, is_plain_file, new_tuple, plain_file, time_and_id
 from pfsmount.tree.merge import Resolution
 from pfsmount.tree.xattrs import load_xattrs
 
 ROOT_INO = 1
 FIRST_NEW = 1024
 INO_BITS = 44
-T = TypeVar("T")
+Source: TypeAlias = Callable[[bytes], Iterator[tuple[bytes, Shown]]]
+T = TypeVar("T", bound=tuple[Any, ...])
 _BASE_BIT = 1 << (INO_BITS - 1)
 _BASE_MASK = _BASE_BIT - 1
 DIRECTORY_SIZE = 4096
@@ -214,7 +216,7 @@ class Overlay:
                 if self.current(pinned):
                     return pinned
                 self.unpin(pinned)
-        ino = _base_number(parent, name, entry)
+        ino = own = _base_number(parent, name, entry)
         if self._renumbered:
             given = self._renumbered.pop(ino, None)
             if given is not None and given not in self.nodes:
@@ -227,6 +229,8 @@ class Overlay:
             if node is None:
                 node = Node(ino, _kind(entry), parent, name, entry, self.epoch)
                 self.register(node)
+                if ino != own:
+                    self.pin(node)  # whoever has its number may be forgotten first, and then another node would get that
                 return node
             if (
                 node.change is None
@@ -238,6 +242,16 @@ class Overlay:
             ):
                 return node
             ino = ((ino + 1) & _BASE_MASK) | _BASE_BIT
+
+    def shows_base(self, node: Node, parent: Node, name: bytes) -> bool:
+        """Whether a node that `base_node` gave for an entry of the base is still that of an entry like it."""
+        return (
+            self.nodes.get(node.ino) is node
+            and node.change is None
+            and node.state is State.NAMED
+            and node.parent is parent
+            and node.name == name
+        )
 
     def known_directory(self, path: tuple[bytes, ...]) -> Node | None:
         """The directory at a path if somebody was told of it and of all above it; reads nothing."""
@@ -338,17 +352,18 @@ class Overlay:
 
         The names that are there all the time are given exactly once, whatever else changes between two steps.
         """
-        return self._merged(parent, after, entries)
+        for name, found in self._merged(parent, after, lambda id: entries(self.reader, id, after)):
+            yield (name, found) if isinstance(found, Node) else found
 
-    def listed(self, parent: Node, after: bytes) -> Iterator[tuple[bytes, Node | Shown]]:
-        """The same for who lists a great many: plain files as they are stored."""
-        return self._merged(parent, after, _stored)
+    def listed(
+        self, parent: Node, after: bytes, keep: Callable[[ObjectId, Source], Iterator[T]]
+    ) -> Iterator[tuple[bytes, Node | T]]:
+        """The same for who lists a great many, and keeps what the base has: `keep` is given the id of the base's directory and what reads its entries, and gives these or what it has
+        made of them, each a tuple with the name first."""
+        return self._merged(parent, after, lambda id: keep(id, partial(_stored, self.reader, id)))
 
     def _merged(
-        self,
-        parent: Node,
-        after: bytes,
-        read: Callable[[Reader, ObjectId, bytes], Iterator[tuple[bytes, T]]],
+        self, parent: Node, after: bytes, read: Callable[[ObjectId], Iterator[T]]
     ) -> Iterator[tuple[bytes, Node | T]]:
         change = parent.change
         if change is None:
@@ -356,23 +371,23 @@ class Overlay:
             if parent.state is State.UNLINKED:
                 return
         entry = parent.entry
-        base: Iterator[tuple[bytes, T]] = iter(())
-        if entry is not None:
-            base = read(self.reader, entry.id, after)
+        base: Iterator[T] = iter(()) if entry is None else read(entry.id)
         if change is None or not (change.names or change.hidden):
-            yield from base
+            for item in base:
+                yield item[0], item
             return
         ours = sorted(change.names)
         at = bisect_right(ours, after) if after else 0
         hidden = change.hidden
-        for name, found in base:
+        for item in base:
+            name = item[0]
             while at < len(ours) and ours[at] <= name:
                 node = change.names.get(ours[at])
                 if node is not None:
                     yield ours[at], node
                 at += 1
             if name not in hidden and name not in change.names:
-                yield name, found
+                yield name, item
         for name in ours[at:]:
             node = change.names.get(name)
             if node is not None:
@@ -395,8 +410,9 @@ class Overlay:
             plain = None if stored is None else plain_file(stored, b"")
             if plain is not None:
                 mode, uid, gid, time_ns, size = plain
-                return Attributes(
-                    node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, -(-size // _STAT_BLOCK)
+                blocks = -(-size // _STAT_BLOCK)
+                return new_tuple(
+                    Attributes, (node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, blocks, None)
                 )
             entry = node.entry
             assert entry is not None
@@ -449,7 +465,7 @@ class Overlay:
 def _stored(reader: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[bytes, Shown]]:
     """As `entries`."""
     for name, fixed, extra in items(reader, directory, after):
-        yield name, decode_entry(fixed, extra) if extra or plain_file(fixed, b"") is None else fixed
+        yield name, decode_entry(fixed, extra) if extra or not is_plain_file(fixed) else fixed
 
 
 def _kind(entry: Shown) -> NodeKind:
@@ -459,11 +475,11 @@ def _kind(entry: Shown) -> NodeKind:
 def _base_number(parent: Node, name: bytes, entry: Shown) -> int:
     """The number of a node that shows the base, unless it is taken or another was given to it before."""
     if isinstance(entry, bytes):
-        ino = hash((parent.ino, name, *time_and_id(entry)))
+        ino = hash((parent.ino, name, time_and_id(entry)))
     elif entry.kind is Kind.DIRECTORY:
         ino = hash((parent.ino, name))
     else:
-        ino = hash((parent.ino, name, entry.mtime_ns, entry.id))
+        ino = hash((parent.ino, name, time_and_id(entry.encode()[0])))
     return (ino & _BASE_MASK) | _BASE_BIT
 
 

@@ -31,6 +31,8 @@ SIZE_MAX = (1 << 63) - 1
 EMPTY_FILE_ID = hash_bytes(b"")
 _NS = 1_000_000_000
 _SIZE_WORD = 3
+new_tuple = tuple.__new__
+"""Makes a named tuple of all its fields without its own `__new__`, which is Python: in half the time, for what is made for each name of a listing."""
 
 
 class Kind(enum.IntEnum):
@@ -43,6 +45,7 @@ class Kind(enum.IntEnum):
 
 _FILE = int(Kind.FILE)
 _DIRECTORY_KIND = int(Kind.DIRECTORY)
+_PLAIN = bytes((_FILE, 0))
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY, 3: Kind.SYMLINK}
 
 
@@ -145,10 +148,14 @@ def plain_file(fixed: bytes, extra: bytes) -> tuple[int, int, int, int, int] | N
     return mode, uid, gid, seconds * _NS + ns, size
 
 
-def time_and_id(fixed: bytes) -> tuple[int, ObjectId]:
-    """Time in ns and id of a fixed part."""
-    _, _, _, _, _, seconds, ns, _, id = FIXED.unpack(fixed)
-    return seconds * _NS + ns, id
+def is_plain_file(fixed: bytes) -> bool:
+    """Whether a fixed part, if it is not damaged, is that of a file without xattrs."""
+    return fixed[:2] == _PLAIN
+
+
+def time_and_id(fixed: bytes) -> bytes:
+    """Time and id of a fixed part, as they stand there."""
+    return fixed[12:24] + fixed[32:]
 
 
 def _can_be(mode: int, ns: int, size: int) -> bool:

@@ -23,7 +23,7 @@ from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.reading import Reader, get_as
 from pfsmount.objects.segment import RecordKind
 from pfsmount.tree.boundaries import RANK_MAX
-from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry
+from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry, new_tuple
 
 _HEADER = struct.Struct("<2sBBI")
 _MAGIC = b"PN"
@@ -112,7 +112,8 @@ class Node:
         start = ends[first - 1] if first else 0
         for i in range(first, len(ends)):
             name, end = self.names[i], ends[i]
-            yield LeafItem(name, fixed[i * width : (i + 1) * width], tails[start + 1 + len(name) : end])
+            at = i * width
+            yield new_tuple(LeafItem, (name, fixed[at : at + width], tails[start + 1 + len(name) : end]))
             start = end
 
     def entry(self, i: int) -> Entry:
