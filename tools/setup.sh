@@ -55,9 +55,12 @@ venv_identity() { printf '%s\n' "$VENV" && "$VENV/bin/python" -I -VV 2>/dev/null
 
 venv_usable() { [[ -x $VENV/bin/python && "$(venv_identity)" == "$(cat -- "$VENV/pfs-venv" 2>/dev/null)" ]]; }
 
+# A path for Python to look at. The default is a module that looks for ours whenever a Python starts, 40 ms each time.
+EDITABLE=(--config-settings editable_mode=compat)
+
 # All that the installed packages follow from.
 install_identity() {
-    { venv_identity && printf '%s\n' "$PROJECT" && cat -- "$PROJECT/setup.cfg" "$PROJECT/pyproject.toml"; } | sha256sum
+    { venv_identity && printf '%s\n' "$PROJECT" "${EDITABLE[@]}" && cat -- "$PROJECT/setup.cfg" "$PROJECT/pyproject.toml"; } | sha256sum
 }
 
 # venv_ready GOAL
@@ -72,7 +75,7 @@ make_venv() {
 
 # install GOAL
 install() {
-    (cd -- "$PROJECT" && "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e ".[$1]") &&
+    (cd -- "$PROJECT" && "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input "${EDITABLE[@]}" -e ".[$1]") &&
         install_identity >"$VENV/pfs-installed-$1"
 }
 
