@@ -343,10 +343,18 @@ class BranchFile(OpenFile):
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | None:
         return self._branch.worktree.read_nowait(self.node, self._content_now(), offset, size)
 
-    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+    def _stored(self) -> Content | None:
+        """What the file shows, if that is as it is stored."""
         change = self.node.change
-        content = None if change is not None and change.data is not None else self._content_now()
+        return None if change is not None and change.data is not None else self._content_now()
+
+    def unchecked(self, offset: int, size: int) -> PieceCheck | None:
+        content = self._stored()
         return None if content is None else content.unchecked(offset, size)
+
+    def pieces_of(self, offset: int, size: int) -> list[PieceCheck]:
+        content = self._stored()
+        return [] if content is None else content.pieces_of(offset, size)
 
     def reading(self, offset: int, size: int) -> WorktreeReading:
         return self._branch.worktree.reading(self.node, self._content_now(), offset, size)

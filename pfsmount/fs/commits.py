@@ -185,6 +185,9 @@ class CommitFile(OpenFile):
     def unchecked(self, offset: int, size: int) -> PieceCheck | None:
         return self._content.unchecked(offset, size)
 
+    def pieces_of(self, offset: int, size: int) -> list[PieceCheck]:
+        return self._content.pieces_of(offset, size)
+
     def reading(self, offset: int, size: int) -> ContentReading:
         return ContentReading(self._content, offset, size)
 

@@ -49,6 +49,7 @@ _KINDS = {
 _BLOCK_SIZE = 4096
 _BLOCK_HINT = 1 << 20
 READ_THREADS = 32
+_SMALL_READ = 64 * 1024
 _WAIT = RequestWait()
 JOB_TIME_NS = 946_684_800 * 1_000_000_000
 """2000-01-01: the one time that jobs see, so that their results cannot depend on when a file was stored."""
@@ -263,6 +264,10 @@ class Operations(pyfuse3.Operations):
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         file = self._handles[fh]
+        if size > _SMALL_READ and self._checks.busy:
+            ahead = await self._checks.at_hand(file, off, size)
+            if ahead is not None:
+                return ahead  # type: ignore[return-value]  # any buffer will do
         try:
             data = file.read_nowait(off, size)
         except Exception as error:
@@ -271,7 +276,7 @@ class Operations(pyfuse3.Operations):
             while data is None and (check := await self._soon(file.unchecked, off, size)) is not None:
                 part = await self._checks.wait(check)
                 if part is not None:
-                    return part  # type: ignore[return-value]  # any buffer will do
+                    return part  # type: ignore[return-value]
                 data = await self._soon(file.read_nowait, off, size)
             if data is None:
                 with file.reading(off, size) as reading:

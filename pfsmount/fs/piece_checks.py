@@ -1,18 +1,30 @@
-"""Checks of the pieces of large files: each once, for all who read it at that time.
+"""Checks of the pieces of large files: each once, for all who read it at that time, and the next ones ahead of who goes through a file.
 
-The kernel asks for all parts of a piece at once, and each part needs all of the piece to be read and hashed.
+The kernel asks for all parts of a piece at once, and each part needs all of the piece to be read and hashed. Pieces that are read ahead go past the page cache:
+the kernel keeps what it was given as pages of the mounted file, so those of the segment would be a second copy, and one more to be made. They are kept here until all their
+parts were asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
 from pfsmount.errors import PfsError
+from pfsmount.fs.places import OpenFile
 from pfsmount.ids import ObjectId
+from pfsmount.objects.hashing import Buffer
+from pfsmount.objects.parts import Pool
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.tree.content import PieceCheck
+from pfsmount.tree.manifest import PIECE_MAX
+
+_AHEAD = 2
+"""Pieces that are checked ahead: one for each of two processors."""
+_KEPT_MAX = 4
+"""Pieces, of at most 4 MiB."""
 
 
 class _Running:
@@ -20,48 +32,128 @@ class _Running:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.piece: bytes | None = None
+        self.piece: Buffer | None = None
         """Its bytes, when it is done and the piece is right."""
+
+
+class _Kept:
+    """A piece that was read past the page cache."""
+
+    def __init__(self, piece: Buffer) -> None:
+        self.piece = piece
+        self.left = len(piece)
+        """Bytes that nobody has asked for yet."""
 
 
 class PieceChecks:
     """The checks of one mount."""
 
-    def __init__(self, in_thread: Callable[[Callable[[], bytes]], Awaitable[bytes]]) -> None:
+    def __init__(self, in_thread: Callable[[Callable[[], Buffer | None]], Awaitable[Buffer | None]]) -> None:
         """`in_thread` runs something that waits."""
         self._in_thread = in_thread
         self._running: dict[ObjectId, _Running] = {}
+        self._kept: dict[ObjectId, _Kept] = {}
+        """The oldest first."""
+        self._pool = Pool(PIECE_MAX)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `at_hand` may have something."""
+        return bool(self._kept or self._running)
+
+    async def at_hand(self, file: OpenFile, offset: int, size: int) -> Buffer | None:
+        """A range of a file out of pieces that were read ahead, or are being read; None if there is anything else in it. Raises Corrupt, NotFound, OSError."""
+        try:
+            pieces = file.pieces_of(offset, size)
+        except (WouldBlock, PfsError, OSError):  # whoever reads on will meet it
+            return None
+        if not pieces or not all(piece.id in self._kept or piece.id in self._running for piece in pieces):
+            return None
+        parts = []
+        for piece in pieces:
+            part = await self._part(piece)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _part(self, check: PieceCheck) -> memoryview | None:
+        if check.id not in self._kept:
+            running = self._running.get(check.id)
+            if running is None:
+                return None
+            await running.done.wait()
+            if check.id not in self._kept:
+                return None if running.piece is None else check.part(running.piece)
+        kept = self._kept[check.id]
+        part = check.part(kept.piece)
+        assert part is not None
+        kept.left -= len(part)
+        if kept.left <= 0:
+            del self._kept[check.id]
+        if check.is_from_start:
+            self._go_ahead(check)
+        return part
 
     async def wait(self, check: PieceCheck) -> memoryview | None:
         """Check a piece, or wait for whoever is at it; what is wanted of it, if that is at hand then. Raises Corrupt, NotFound, OSError."""
         running = self._running.get(check.id)
         if running is None:
-            self._go_ahead(check)
+            ahead = self._is_next(check)
+            if ahead:
+                self._go_ahead(check)
             running = self._running[check.id] = _Running()
-            await self._check(check, running)
+            await self._check(check.id, running, partial(check.run, onward=check.is_from_start and not ahead))
         else:
             await running.done.wait()
         return None if running.piece is None else check.part(running.piece)
 
-    async def _check(self, check: PieceCheck, running: _Running) -> None:
+    async def _check(self, id: ObjectId, running: _Running, run: Callable[[], Buffer | None]) -> None:
         try:
-            running.piece = await self._in_thread(check.run)
+            running.piece = await self._in_thread(run)
         finally:
-            del self._running[check.id]
+            del self._running[id]
             running.done.set()
 
-    def _go_ahead(self, check: PieceCheck) -> None:
-        """Somebody goes through a large file: have its next piece checked too, on another core."""
+    def _is_next(self, check: PieceCheck) -> bool:
+        """Whether somebody goes through a large file, and has come to this piece."""
+        if check.is_first or not check.is_from_start:
+            return False
         try:
-            before, after = check.before(), check.after()
+            before = check.before()
+        except (WouldBlock, PfsError, OSError):
+            return False
+        return before is None or before.id in self._running
+
+    def _go_ahead(self, check: PieceCheck) -> None:
+        """Have the next pieces checked too, on other cores."""
+        try:
+            for _ in range(_AHEAD):
+                behind = check.after()
+                if behind is None:
+                    return
+                check = behind
+                if not check.is_done and check.id not in self._running:
+                    running = self._running[check.id] = _Running()
+                    trio.lowlevel.spawn_system_task(self._check_ahead, check, running)
         except (WouldBlock, PfsError, OSError):  # whoever reads on will meet it
             return
-        if after is not None and after.id not in self._running and (before is None or before.id in self._running):
-            running = self._running[after.id] = _Running()
-            trio.lowlevel.spawn_system_task(self._check_quietly, after, running)
 
-    async def _check_quietly(self, check: PieceCheck, running: _Running) -> None:
+    async def _check_ahead(self, check: PieceCheck, running: _Running) -> None:
+        uncached = False
+
+        def run() -> Buffer | None:
+            nonlocal uncached
+            piece = check.run_uncached(self._pool)
+            uncached = piece is not None
+            return check.run() if piece is None else piece
+
         try:
-            await self._check(check, running)
+            await self._check(check.id, running, run)
         except (PfsError, OSError):
-            pass  # whoever reads it will meet it
+            return  # whoever reads it will meet it
+        # before any of those runs who waited: nothing was awaited since they were woken
+        if uncached and running.piece is not None:
+            self._kept[check.id] = _Kept(running.piece)
+            if len(self._kept) > _KEPT_MAX:
+                del self._kept[next(iter(self._kept))]

@@ -72,6 +72,10 @@ class OpenFile:
         """What must be checked before `read_nowait` has any of a range, so that all who ask for it wait for the same check."""
         return None
 
+    def pieces_of(self, offset: int, size: int) -> list[PieceCheck]:
+        """The large pieces of the store that together have all of a range; none if something else has a part of it."""
+        return []
+
     def reading(self, offset: int, size: int) -> Reading:
         """A read that may wait."""
         raise NotImplementedError

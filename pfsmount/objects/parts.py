@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections import deque
+from threading import Lock
 
 from pfsmount.objects.lane import Ticket
 
@@ -38,3 +40,26 @@ class Parts:
                 part.users.pop().wait()
         self._parts.append(part)
         return part
+
+
+class Pool:
+    """Memory that begins on a page and is used again when nobody has a view of it any more. Thread-safe."""
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity`: bytes that are given out at once."""
+        self._capacity = capacity
+        self._all: list[mmap.mmap] = []
+        self._lock = Lock()
+
+    def take(self) -> memoryview:
+        """As many bytes; the caller's, and whoever's the caller gives a part to, until the last of them lets go."""
+        with self._lock:
+            for memory in self._all:
+                if sys.getrefcount(memory) == _UNUSED:  # each view counts as a reference
+                    return memoryview(memory)
+            self._all.append(mmap.mmap(-1, self._capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            return memoryview(self._all[-1])
+
+
+_UNUSED = 3
+"""References to memory of a pool that nobody has: its list's, the loop's and the call's."""

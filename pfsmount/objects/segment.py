@@ -28,6 +28,7 @@ from typing import NamedTuple
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ID_BYTES, ObjectId
 from pfsmount.objects.hashing import Buffer, HashKind, hash_bytes, keyed_check
+from pfsmount.objects.uncached import Uncached
 
 BLOCK = 4096
 TINY_MAX = 1024
@@ -393,11 +394,12 @@ def decode_seal(fd: int) -> int:
 class SegmentReader:
     """An open segment, for reading at any offset from any thread. Closed when the last user lets go."""
 
-    __slots__ = ("fd", "number")
+    __slots__ = ("_uncached", "fd", "number")
 
     def __init__(self, path: Path, number: int) -> None:
         """Raises NotFound when the segment's file is missing."""
         self.number = number
+        self._uncached: Uncached | None = None
         self.fd = -1
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -423,6 +425,12 @@ class SegmentReader:
         """Let the disk begin to read all of a range at once; a read alone goes over it in steps."""
         with suppress(OSError):
             os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def read_uncached(self, offset: int, memory: memoryview) -> int:
+        """Fill memory that begins on a page from a block on, past the page cache if that has nothing of it; bytes read, fewer where that is not possible."""
+        if self._uncached is None:
+            self._uncached = Uncached(self.fd)
+        return self._uncached.read_into(memory, offset)
 
     def read_nowait(self, offset: int, length: int) -> bytearray | None:
         """`length` bytes if they are in the page cache, else None."""

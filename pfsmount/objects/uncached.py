@@ -52,7 +52,9 @@ class Uncached:
         return 0
 
     def close(self) -> None:
-        """After the last read."""
-        if self._direct >= 0:
-            os.close(self._direct)
-            self._direct = -1
+        """After the last read; any number of times."""
+        direct, self._direct = self._direct, -1
+        if direct >= 0:
+            os.close(direct)
+
+    __del__ = close

@@ -230,7 +230,9 @@ class Overlay:
                 node = Node(ino, _kind(entry), parent, name, entry, self.epoch)
                 self.register(node)
                 if ino != own:
-                    self.pin(node)  # whoever has its number may be forgotten first, and then another node would get that
+                    self.pin(
+                        node
+                    )  # whoever has its number may be forgotten first, and then another node would get that
                 return node
             if (
                 node.change is None

@@ -8,8 +8,9 @@ from pfsmount.config import MIB
 from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import Buffer, hash_bytes
+from pfsmount.objects.parts import Pool
 from pfsmount.objects.reading import Reader
-from pfsmount.objects.segment import FSCK_HINT, Location, RecordKind
+from pfsmount.objects.segment import BLOCK, FSCK_HINT, Location, RecordKind, align
 from pfsmount.tree.entry import Entry
 from pfsmount.tree.manifest import PIECE_MAX, Manifest, load_manifest, piece_at, pieces
 
@@ -106,6 +107,20 @@ class Content:
             offset += count
         return None
 
+    def pieces_of(self, offset: int, size: int) -> list[PieceCheck]:
+        """The large pieces that together have all of a range, checked or not; none if something else has a part of it."""
+        size = min(size, self.size - offset)
+        if size <= 0 or self._manifest is None:
+            return []
+        found = []
+        for id, length, at, count in self._spans(offset, size):
+            if id is None or length <= _NOWAIT_VERIFY_MAX:
+                return []
+            wanted = range(at, at + count)
+            found.append(PieceCheck(self, id, self._locate(id, length), offset - at, wanted, whole=True))
+            offset += count
+        return found
+
     def _unchecked(
         self, id: ObjectId, location: Location, start: int, wanted: range, *, whole: bool
     ) -> PieceCheck | None:
@@ -125,8 +140,21 @@ class Content:
             yield piece.id, piece.length, at, count
             offset += count
 
+    def is_checked(self, id: ObjectId) -> bool:
+        """Whether a piece was compared with its hash in this process."""
+        return id in self._objects.verified
+
+    def check_piece_uncached(self, id: ObjectId, location: Location, memory: memoryview) -> Buffer | None:
+        """Read a piece past the page cache, into memory that begins on a page, and compare it with its hash. None where that is not possible. Raises Corrupt, NotFound."""
+        room = memory[: align(location.length, BLOCK)]
+        if self._objects.segment(location.segment).read_uncached(location.offset, room) < location.length:
+            return None
+        data = room[: location.length]
+        self.check(id, data, location)
+        return data
+
     def check_piece(self, id: ObjectId, location: Location, *, onward: bool) -> bytes:
-        """Read a piece and compare it with its hash. `onward`: whoever reads is likely to go on with what comes next in the segment. Raises Corrupt, NotFound."""
+        """Read a piece and compare it with its hash. With `onward` the disk begins with as much behind it. Raises Corrupt, NotFound."""
         segment = self._objects.segment(location.segment)
         segment.will_need(location.offset, location.length * (2 if onward else 1))
         data = segment.read(location.offset, location.length)
@@ -194,21 +222,39 @@ class PieceCheck:
         self._content, self.id, self._location, self._start = content, id, location, start
         self._wanted, self._whole = wanted, whole
 
-    def run(self) -> bytes:
-        """Read the piece, which leaves it in the page cache, and compare. Raises Corrupt, NotFound."""
-        return self._content.check_piece(self.id, self._location, onward=not self._wanted.start)
+    @property
+    def is_done(self) -> bool:
+        """Whether it was found right already."""
+        return self._content.is_checked(self.id)
+
+    @property
+    def is_from_start(self) -> bool:
+        """Whether the beginning of the piece is wanted."""
+        return not self._wanted.start
+
+    def run(self, *, onward: bool = False) -> bytes:
+        """Read the piece, which leaves it in the page cache, and compare. `onward`: whoever reads is likely to go on. Raises Corrupt, NotFound."""
+        return self._content.check_piece(self.id, self._location, onward=onward)
+
+    def run_uncached(self, memory: Pool) -> Buffer | None:
+        """The same past the page cache, for who has a use for all of the piece; None where that is not possible. Raises Corrupt, NotFound."""
+        return self._content.check_piece_uncached(self.id, self._location, memory.take())
 
     def before(self) -> PieceCheck | None:
         """The check of the piece before, which whoever goes through the file has come from; None when it is done, or there is none."""
         return self._content.unchecked(self._start - 1, 1) if self._start else None
 
     def after(self) -> PieceCheck | None:
-        """The check of the piece behind, if this one is asked for from its beginning and is not the first."""
-        if self._wanted.start or not self._start:
-            return None
-        return self._content.unchecked(self._start + self._location.length, 1)
+        """The check of the piece behind, done or not; None for anything but a large piece."""
+        found = self._content.pieces_of(self._start + self._location.length, 1)
+        return found[0] if found else None
 
-    def part(self, piece: bytes) -> memoryview | None:
+    @property
+    def is_first(self) -> bool:
+        """Whether the file begins with the piece."""
+        return not self._start
+
+    def part(self, piece: Buffer) -> memoryview | None:
         """What is wanted, if the piece has all of it."""
         return memoryview(piece)[self._wanted.start : self._wanted.stop] if self._whole else None
 

@@ -72,7 +72,10 @@ def test_what_must_be_checked_before_it_is_read_at_once(objects: ObjectStore, tm
     assert second is not None
     assert last is not None
     assert first.before() is None
-    assert first.after() is None
+    assert getattr(first.after(), "id", None) == second.id
+    assert first.is_first
+    assert not second.is_first
+    assert [piece.is_done for piece in (second, last)] == [False, False]
     assert getattr(second.before(), "id", None) == first.id
     assert getattr(second.after(), "id", None) == last.id
     checked = set()
@@ -82,6 +85,7 @@ def test_what_must_be_checked_before_it_is_read_at_once(objects: ObjectStore, tm
         assert check.id not in checked
         checked.add(check.id)
     assert len(checked) == 2
+    assert [piece.is_done for piece in (second, last)] == [True, False]
     assert content.read_nowait(MIB, 6 * MIB) == data[MIB : 7 * MIB]
     assert content.unchecked(size, 10) is None
     third = content.unchecked(8 * MIB + 5, 1000)
@@ -89,6 +93,15 @@ def test_what_must_be_checked_before_it_is_read_at_once(objects: ObjectStore, tm
     assert bytes(third.part(data[8 * MIB :]) or b"") == data[8 * MIB + 5 : 8 * MIB + 1005]
     assert third.before() is None
     assert third.after() is None
+    assert not third.is_from_start
+    pieces_of = content.pieces_of(4 * MIB - 3, MIB)
+    assert [piece.id for piece in pieces_of] == [first.id, second.id]
+    whole = (data[: 4 * MIB], data[4 * MIB : 8 * MIB])
+    assert (
+        b"".join(piece.part(part) or b"" for piece, part in zip(pieces_of, whole, strict=True))
+        == data[4 * MIB - 3 :][:MIB]
+    )
+    assert content.pieces_of(size, 10) == []
     location = objects.locate(third.id)
     assert location is not None
     with open(next(objects.directory.glob("*.data")), "r+b") as file:
