@@ -563,6 +563,8 @@ NOT_DECODERS = {
     "pfsmount.objects.holds:read_holds": "each line is read_line's",
     "pfsmount.objects.segment_scan:read_range": "gives bytes",
     "pfsmount.objects.segment_scan:PieceScan.read_now": "gives bytes",
+    "pfsmount.objects.segment:SegmentReader.read_uncached": "gives bytes",
+    "pfsmount.objects.uncached:Uncached.read_into": "gives bytes",
     "pfsmount.objects.reading:read_object": "the object is checked against its id, and decoded elsewhere",
     "pfsmount.repo.overlay_data:read_all": "gives bytes",
     "pfsmount.repo.overlay_data:read_nowait": "gives bytes",
