@@ -246,13 +246,13 @@ class Overlay:
             ino = ((ino + 1) & _BASE_MASK) | _BASE_BIT
 
     def shows_base(self, node: Node, parent: Node, name: bytes) -> bool:
-        """Whether a node that `base_node` gave for an entry of the base is still that of an entry like it."""
+        """Whether a node that `base_node` gave for an entry of this version of a directory is, or is again, the one that it would give. May raise WouldBlock."""
         return (
             self.nodes.get(node.ino) is node
             and node.change is None
-            and node.state is State.NAMED
             and node.parent is parent
             and node.name == name
+            and self.current(node)  # else it had another content when the base moved
         )
 
     def known_directory(self, path: tuple[bytes, ...]) -> Node | None:
