@@ -21,9 +21,9 @@ from pfsmount.repo.overlay import WouldBlock
 from pfsmount.tree.content import PieceCheck
 from pfsmount.tree.manifest import PIECE_MAX
 
-_AHEAD = 2
-"""Pieces that are checked ahead: one for each of two processors."""
-_KEPT_MAX = 4
+_AHEAD = 3
+"""Pieces that are checked ahead: the disk has something to do while two processors hash."""
+_KEPT_MAX = 6
 """Pieces, of at most 4 MiB."""
 
 
@@ -34,15 +34,18 @@ class _Running:
         self.done = trio.Event()
         self.piece: Buffer | None = None
         """Its bytes, when it is done and the piece is right."""
+        self.is_met = False
+        """Whether somebody has asked for a part of it."""
 
 
 class _Kept:
     """A piece that was read past the page cache."""
 
-    def __init__(self, piece: Buffer) -> None:
+    def __init__(self, piece: Buffer, is_met: bool) -> None:
         self.piece = piece
         self.left = len(piece)
         """Bytes that nobody has asked for yet."""
+        self.is_met = is_met
 
 
 class PieceChecks:
@@ -78,21 +81,22 @@ class PieceChecks:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _part(self, check: PieceCheck) -> memoryview | None:
-        if check.id not in self._kept:
-            running = self._running.get(check.id)
-            if running is None:
-                return None
-            await running.done.wait()
-            if check.id not in self._kept:
-                return None if running.piece is None else check.part(running.piece)
-        kept = self._kept[check.id]
+        there = self._kept.get(check.id) or self._running.get(check.id)
+        if there is None:
+            return None
+        if not there.is_met:  # it was read ahead: so go on
+            there.is_met = True
+            self._go_ahead(check)
+        if isinstance(there, _Running):
+            await there.done.wait()
+        kept = self._kept.get(check.id)
+        if kept is None:
+            return None if there.piece is None else check.part(there.piece)
         part = check.part(kept.piece)
         assert part is not None
         kept.left -= len(part)
         if kept.left <= 0:
             del self._kept[check.id]
-        if check.is_from_start:
-            self._go_ahead(check)
         return part
 
     async def wait(self, check: PieceCheck) -> memoryview | None:
@@ -103,6 +107,7 @@ class PieceChecks:
             if ahead:
                 self._go_ahead(check)
             running = self._running[check.id] = _Running()
+            running.is_met = True
             await self._check(check.id, running, partial(check.run, onward=check.is_from_start and not ahead))
         else:
             await running.done.wait()
@@ -154,6 +159,6 @@ class PieceChecks:
             return  # whoever reads it will meet it
         # before any of those runs who waited: nothing was awaited since they were woken
         if uncached and running.piece is not None:
-            self._kept[check.id] = _Kept(running.piece)
+            self._kept[check.id] = _Kept(running.piece, running.is_met)
             if len(self._kept) > _KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
