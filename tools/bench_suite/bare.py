@@ -1,8 +1,8 @@
 """A filesystem in memory with nothing in it but pyfuse3: what a mount in Python can do at best.
 
-    python -m tools.bench_suite.bare DIRECTORY
+    python -m tools.bench_suite.bare DIRECTORY [SOURCE]
 
-mounts it there and serves until it is unmounted. It keeps nothing, checks nothing and answers from dictionaries, with all the caching that the kernel offers. What a
+mounts it there, with the files of a directory in it perhaps, and serves until it is unmounted. It keeps nothing, checks nothing and answers from dictionaries, with all the caching that the kernel offers. What a
 row of the mount takes beyond this is pfs; what this takes beyond the disk is FUSE and Python.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyfuse3
 import trio
@@ -58,6 +59,18 @@ class Bare(pyfuse3.Operations):
         self._nodes[parent].names[name] = ino
         return self._nodes[ino].entry
 
+    def load(self, source: Path) -> None:
+        """Take over the files below a directory."""
+        inodes = {os.fspath(source): int(pyfuse3.ROOT_INODE)}
+        for place, directories, files in os.walk(source):
+            for name in sorted(directories):
+                path = os.path.join(place, name)
+                inodes[path] = self._add(inodes[place], os.fsencode(name), stat.S_IFDIR | 0o755).st_ino
+            for name in sorted(files):
+                entry = self._add(inodes[place], os.fsencode(name), stat.S_IFREG | 0o644)
+                data = self._nodes[entry.st_ino].data = bytearray(Path(place, name).read_bytes())
+                entry.st_size = len(data)
+
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         ino = self._nodes[parent_inode].names.get(name)
         if ino is None:
@@ -98,7 +111,7 @@ class Bare(pyfuse3.Operations):
         return FileInfo(fh=inode, keep_cache=True)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return bytes(self._nodes[fh].data[off : off + size])
+        return bytes(memoryview(self._nodes[fh].data)[off : off + size])
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         node = self._nodes[fh]
@@ -128,8 +141,11 @@ class Bare(pyfuse3.Operations):
 
 
 def main() -> None:
-    """Mount at the directory that is named on the command line and serve."""
-    pyfuse3.init(Bare(), sys.argv[1], {"default_permissions", "subtype=bare", "fsname=bare"})
+    """Mount at the directory that is named first on the command line and serve."""
+    bare = Bare()
+    if len(sys.argv) > 2:
+        bare.load(Path(sys.argv[2]))
+    pyfuse3.init(bare, sys.argv[1], {"default_permissions", "subtype=bare", "fsname=bare"})
     try:
         trio.run(pyfuse3.main)
     finally:

@@ -19,10 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+from pfsmount.fs.daemon import raise_readahead
 from pfsmount.repo.store import Store
 from tools.bench_suite.row import SMALL, Broken, Sizes, Unavailable
 
@@ -33,6 +35,8 @@ _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x00020000
 _PROBE_FILES = 300
 _SLOW_CREATE = 600e-6
 _AGE_SECONDS = 65
+_READY_SECONDS = 60
+_END_SECONDS = 10
 _TIMEOUT = 900
 
 
@@ -254,6 +258,31 @@ class Bench:
         self.at_end(mount.leave)
         return mount
 
+    def bare(self, source: Path | None = None) -> BareMount:
+        """A filesystem in memory that is nothing but pyfuse3, with the files of a directory, mounted until the row ends. Raises Broken."""
+        self.need_mount()
+        place = self.fresh("bare")
+        place.mkdir()
+        command = python_command("tools.bench_suite.bare", place, *([] if source is None else [source]))
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdin=subprocess.DEVNULL)
+
+        def end() -> None:
+            subprocess.run(["fusermount3", "-uz", place], check=False, capture_output=True)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+            process.kill()
+            process.wait()
+
+        self.at_end(end)
+        until = time.monotonic() + _READY_SECONDS
+        while not place.is_mount():
+            if process.poll() is not None or time.monotonic() > until:
+                raise Broken("the bare filesystem was not mounted")
+            time.sleep(0.01)
+        os.listdir(place)  # answered after the kernel was told all that it is told at the start
+        raise_readahead(str(place))
+        return BareMount(place, process.pid)
+
     # Is the machine fit to be compared with?
 
     def watch_creation(self) -> None:
@@ -280,6 +309,13 @@ def environment_of(store: Path) -> dict[str, str]:
     """The environment in which commands use a store. They load compiled modules, as installed commands do."""
     ours = {"PFS_STORE": str(store), "PFS_AUTHOR": "bench@here", "PYTHONPATH": str(PROJECT)}
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | ours
+
+
+class BareMount(NamedTuple):
+    """A filesystem that is nothing but pyfuse3."""
+
+    place: Path
+    pid: int
 
 
 class Mount:

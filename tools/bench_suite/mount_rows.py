@@ -77,7 +77,8 @@ def _both(
     work: tuple[int, str],
     warm: Read | None = None,
 ) -> Contest:
-    """`read` of the mounted version and of the directory that was put into it. `warm` is done before, where `read` does not do for that."""
+    """`read` of the mounted version and of the directory that was put into it; beside them of the same files in a filesystem that is nothing but pyfuse3 and memory, which a mount in
+    Python is at best. `warm` is done before, where `read` does not do for that."""
     bench.need_mount()
     if setting.cold:
         bench.need_cold()
@@ -96,7 +97,9 @@ def _both(
 
         return Side(name, lambda: read(path), prepare)
 
-    return Contest(side("through the mount", root, mount.enter), [side("on the disk", source, lambda: None)], work)
+    bare = bench.bare(source).place
+    yardsticks = [side("on the disk", source, lambda: None), side("bare pyfuse3", bare, lambda: None)]
+    return Contest(side("through the mount", root, mount.enter), yardsticks, work)
 
 
 def _check_same(root: Path, source: Path) -> None:

@@ -11,50 +11,23 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-from tools.bench_suite.bench import PROJECT, Bench, Mount
+from tools.bench_suite.bench import Bench, Mount
 from tools.bench_suite.memory_rows import anonymous_memory
-from tools.bench_suite.row import Broken, Contest, Side, Unavailable, at_least_speed, at_most, at_most_times, row
+from tools.bench_suite.row import Contest, Side, Unavailable, at_least_speed, at_most, at_most_times, row
 from tools.bench_suite.synthetic import synthetic_store
 
-_READY_SECONDS = 10
 _REPLY = re.compile(r"writev\((\d+),")
-
-
-def _bare(bench: Bench) -> tuple[Path, int]:
-    """Where the bare filesystem is mounted until the row ends, and the process that serves it. Raises Broken."""
-    bench.need_mount()
-    place = bench.fresh("bare")
-    place.mkdir()
-    command: list[str | Path] = [sys.executable, "-P", "-m", "tools.bench_suite.bare", place]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdin=subprocess.DEVNULL)
-
-    def end() -> None:
-        subprocess.run(["fusermount3", "-uz", place], check=False, capture_output=True)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_READY_SECONDS)
-        process.kill()
-        process.wait()
-
-    bench.at_end(end)
-    until = time.monotonic() + _READY_SECONDS
-    while not place.is_mount():
-        if process.poll() is not None or time.monotonic() > until:
-            raise Broken("the bare filesystem was not mounted")
-        time.sleep(0.01)
-    return place, process.pid
 
 
 def _on_all(bench: Bench, write: Callable[[Path], None], work: tuple[int, str]) -> Contest:
     """`write` into a new directory of a mounted branch, of the bare filesystem, and of the disk."""
-    bare, _ = _bare(bench)
+    bare = bench.bare().place
     mount = bench.mount(bench.store())
     branch = mount.enter()
     disk = bench.fresh("disk")
@@ -180,7 +153,7 @@ def create_requests(bench: Bench) -> Contest:
         raise Unavailable("there is no strace (package strace)")
     mount = bench.mount(bench.store())
     branch = mount.enter()
-    bare, bare_process = _bare(bench)
+    bare = bench.bare()
     files = bench.sizes.created_files // 10
 
     def replies(root: Path, daemon: int) -> float:
@@ -193,7 +166,7 @@ def create_requests(bench: Bench) -> Contest:
 
     return Contest(
         Side("through the mount", lambda: replies(branch, _daemon(bench, mount))),
-        [Side("bare pyfuse3", lambda: replies(bare, bare_process))],
+        [Side("bare pyfuse3", lambda: replies(bare.place, bare.pid))],
     )
 
 
