@@ -16,7 +16,8 @@ from pfsmount.revision import check_ref_name, check_repo_name, parse_target
 if TYPE_CHECKING:
     from pfsmount.ids import ObjectId
     from pfsmount.repo.moves import LoggedChange
-    from pfsmount.repo.store import Resolved, Store
+    from pfsmount.repo.revisions import Resolved
+    from pfsmount.repo.store import Store
 
 
 def branch(

@@ -26,7 +26,8 @@ from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay import WouldBlock
 from pfsmount.repo.overlay_nodes import NodeKind
 from pfsmount.repo.refs import RefInfo, RefKind, RepoInfo, readable_refs
-from pfsmount.repo.store import Resolved, Store
+from pfsmount.repo.revisions import Resolved
+from pfsmount.repo.store import Store
 from pfsmount.revision import is_commit_prefix, parse_mount_name
 from pfsmount.tree.entry import Entry
 

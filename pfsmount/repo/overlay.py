@@ -37,9 +37,10 @@ from pfsmount.repo.overlay_nodes import (
     State,
     node_kind,
 )
-from pfsmount.tree.directory import entries, items, lookup
+from pfsmount.tree.directory import entries, items, lookup, lookup_item
 from pfsmount.tree.entry import Entry, Kind, decode_entry, is_plain_file, new_tuple, plain_file, time_and_id
 from pfsmount.tree.merge import Resolution
+from pfsmount.tree.node import LeafItem
 from pfsmount.tree.xattrs import load_xattrs
 
 ROOT_INO = 1
@@ -332,8 +333,8 @@ class Overlay:
         entry = parent.entry
         if entry is None or parent.kind is not NodeKind.DIRECTORY:
             return None
-        found = lookup(self.reader, entry.id, name)
-        return None if found is None else self.base_node(parent, name, found)
+        found = lookup_item(self.reader, entry.id, name)
+        return None if found is None else self.base_node(parent, name, _shown(found))
 
     def base_has(self, parent: Node, name: bytes) -> bool:
         """True when the base of a directory has this name, hidden or not."""
@@ -466,8 +467,14 @@ class Overlay:
 
 def _stored(reader: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[bytes, Shown]]:
     """As `entries`."""
-    for name, fixed, extra in items(reader, directory, after):
-        yield name, decode_entry(fixed, extra) if extra or not is_plain_file(fixed) else fixed
+    for item in items(reader, directory, after):
+        yield item[0], _shown(item)
+
+
+def _shown(item: LeafItem) -> Shown:
+    """An entry of the base: as it is stored if that is enough."""
+    _, fixed, extra = item
+    return decode_entry(fixed, extra) if extra or not is_plain_file(fixed) else fixed
 
 
 def _kind(entry: Shown) -> NodeKind:

@@ -18,7 +18,6 @@ from typing import Any
 from pfsmount.config import DEFAULT_SETTINGS, StoreSettings
 from pfsmount.errors import (
     AlreadyExists,
-    AmbiguousRevision,
     Corrupt,
     NotFound,
     NotPermitted,
@@ -34,7 +33,6 @@ from pfsmount.objects.store import ObjectStore
 from pfsmount.repo import reflog
 from pfsmount.repo.commit import (
     Commit,
-    ancestor_at,
     chain_position,
     encode_commit,
     first_parents,
@@ -56,23 +54,12 @@ from pfsmount.repo.refs import (
     put_worktree,
     scan_refs,
 )
-from pfsmount.revision import DEFAULT_BRANCH, Revision, check_ref_name, check_repo_name, is_commit_prefix
+from pfsmount.repo.revisions import Resolved, Revisions
+from pfsmount.revision import DEFAULT_BRANCH, Revision, check_ref_name, check_repo_name
 from pfsmount.tree.directory import EMPTY_DIRECTORY, directory_entry
 from pfsmount.tree.entry import Entry
 
 _HEIGHT_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a revision means now."""
-
-    repo: RepoInfo
-    commit: Commit | None
-    """None: a branch that has no commit yet."""
-    branch: str | None = None
-    """Set when the revision is a branch and nothing more: a place that can be written."""
-    worktree: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +71,6 @@ class WorktreeKey:
     """The generation that the commit ends."""
 
 
-_PREFIX_SHOWN = 12
-"""Digits of a commit's id where commands show it short."""
-
-
 class Store:
     """One process' opening of a store. Thread-safe; not usable after a fork."""
 
@@ -96,6 +79,7 @@ class Store:
         self.path = objects.path
         self.author = author
         self._log_path = self.path / "refs.log"
+        self._revisions = Revisions(objects)
         self.keeps_resolved = False
         """Whether gc keeps each commit that `resolve` finds as long as this is open: for commands, which end soon."""
         self._kept = CommitHold(self.path)
@@ -239,7 +223,7 @@ class Store:
         """The commit of a branch; None when it has none yet. Raises NotFound."""
         ref = self.ref(repo, RefKind.BRANCH, branch)
         if ref is None:
-            raise self._no_revision(repo, branch)
+            raise self._revisions.not_there(repo, branch)
         return ref.commit
 
     def set_ref(
@@ -275,7 +259,7 @@ class Store:
             info = get_repo(txn, repo)
             ref = get_ref(txn, info, RefKind.BRANCH, name)
             if ref is None:
-                raise self._no_revision(repo, name)
+                raise self._revisions.not_there(repo, name)
             if info.default_branch == name:
                 raise NotPermitted(f"{repo}@{name} is the default branch of '{repo}' and stays")
             move = RefMove(info, RefKind.BRANCH, name, None, ref.commit)
@@ -285,72 +269,15 @@ class Store:
         self._append_log()
         return ref
 
-    def _no_revision(self, repo: str, text: str) -> NotFound:
-        import difflib
-
-        names = [ref.name for kind in (RefKind.BRANCH, RefKind.TAG) for ref in self.refs(repo, kind)]
-        near = difflib.get_close_matches(text, names, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"branches and tags: {', '.join(names) or 'none'}"
-        if not near and len(text) >= _PREFIX_SHOWN and is_commit_prefix(text):
-            what_was = f"'pfs reflog {repo}' shows what there was"
-            hint = f"commits are deleted with their repo, also when another has its name now; {what_was}"
-        return NotFound(f"'{repo}' has no branch, tag or commit '{text}'", hint=hint)
-
-    def _no_worktree(self, repo: str, base: str, revision: Revision, plain: bool) -> NotFound:
-        if not plain:
-            return NotFound(f"only a branch has private worktrees, and '{repo}@{revision}' does not begin with one")
-        names = [f"{base}+{name}" for branch, name in self.worktrees(repo) if branch == base]
-        hint = f"there are {', '.join(names)}" if names else f"'pfs begin {repo}@{base} NAME' makes one"
-        return NotFound(f"'{repo}' has no private worktree '{base}+{revision.worktree}'", hint=hint)
-
     # Revisions
 
     def resolve(self, repo: str, revision: Revision) -> Resolved:
         """What a revision means. Raises NotFound, AmbiguousRevision."""
-        with self.objects.index.read() as txn:
-            info = get_repo(txn, repo)
-            base = revision.base or info.default_branch
-            branch = get_ref(txn, info, RefKind.BRANCH, base)
-            ref = branch or get_ref(txn, info, RefKind.TAG, base)
-            id = ref.commit if ref is not None else _by_prefix(txn, info, base)
-            if ref is None and id is None:
-                job = get_ref(txn, info, RefKind.JOB, base)
-                id = None if job is None else job.commit
-            within = None if revision.within is None else _by_prefix(txn, info, revision.within)
-            private = revision.worktree is None or get_worktree(txn, info, base, revision.worktree) is not None
-        if ref is None and id is None:
-            raise self._no_revision(repo, base)
-        commit = None if id is None else load_commit(self.objects, id)
-        commit = self._take_steps(f"{repo}@{base}", commit, revision)
-        if revision.within is not None:
-            commit = self._within(repo, revision, commit, within)
+        found = self._revisions.resolve(repo, revision)
+        commit = found.commit
         if commit is not None and self.keeps_resolved and not self._kept.add(commit.id, self.has_commit):
             raise NotFound(f"the commit {commit.id.hex()[:12]} was dropped by a garbage collection just now")
-        plain = branch is not None and not revision.steps and revision.within is None
-        if not (private and (plain or revision.worktree is None)):
-            raise self._no_worktree(repo, base, revision, plain)
-        return Resolved(info, commit, base if plain else None, revision.worktree if plain else None)
-
-    def _take_steps(self, name: str, commit: Commit | None, revision: Revision) -> Commit | None:
-        for step in revision.steps:
-            count = 0 if commit is None else commit.height + 1
-            height = count - 1 - step.count if step.kind == "back" else step.count - 1
-            if commit is None or not 0 <= height < count:
-                commits = "no commits yet" if not count else "one commit" if count == 1 else f"{count} commits"
-                raise NotFound(f"'{name}' has {commits}, so there is no {Revision(name, (step,))}")
-            commit = ancestor_at(self.objects, commit, height)
-        return commit
-
-    def _within(self, repo: str, revision: Revision, head: Commit | None, id: ObjectId | None) -> Commit:
-        wanted = None if id is None else load_commit(self.objects, id)
-        if (
-            wanted is None
-            or head is None
-            or wanted.height > head.height
-            or ancestor_at(self.objects, head, wanted.height).id != wanted.id
-        ):
-            raise NotFound(f"the commit '{revision.within}' is not in the history of {repo}@{revision.base}")
-        return wanted
+        return found
 
     def read_commit(self, id: ObjectId) -> Commit:
         """A commit by its id. Raises NotFound, Corrupt."""
@@ -510,22 +437,3 @@ def _check_alive(txn: Transaction, repo: RepoInfo) -> None:
     raw = txn.get(Table.REPOS, os.fsencode(repo.name))
     if raw is None or RepoInfo.decode(os.fsencode(repo.name), raw).id != repo.id:
         raise NotFound(f"the repo '{repo.name}' was deleted meanwhile; nothing was committed")
-
-
-def _by_prefix(txn: Transaction, repo: RepoInfo, prefix: str) -> ObjectId | None:
-    """The commit of a repo that a prefix names, or None. Raises AmbiguousRevision."""
-    if not is_commit_prefix(prefix):
-        return None
-    start = bytes.fromhex(prefix[: len(prefix) & ~1])
-    found = []
-    for key, _ in txn.scan(Table.COMMITS, repo.key + start):
-        id = key[len(repo.key) :]
-        if id.hex().startswith(prefix):
-            found.append(ObjectId(id))
-            if len(found) > 1:
-                raise AmbiguousRevision(
-                    f"'{prefix}' fits more than one commit of '{repo.name}': "
-                    f"{found[0].hex()[:16]} and {found[1].hex()[:16]}",
-                    hint="give more digits",
-                )
-    return found[0] if found else None
