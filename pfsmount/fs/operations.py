@@ -311,6 +311,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         try:
             self._fs.release(fh)
+            self._checks.rest()
         except Exception:
             log.exception("closing a file failed")
 

@@ -64,6 +64,12 @@ class PieceChecks:
         """Whether `at_hand` may have something."""
         return bool(self._kept or self._running)
 
+    def rest(self) -> None:
+        """A file was closed: give memory back if nothing is being read ahead."""
+        if not self._running and (self._kept or self._pool):
+            self._kept.clear()
+            self._pool.clear()
+
     async def at_hand(self, file: OpenFile, offset: int, size: int) -> Buffer | None:
         """A range of a file out of pieces that were read ahead, or are being read; None if there is anything else in it. Raises Corrupt, NotFound, OSError."""
         try:

@@ -60,6 +60,15 @@ class Pool:
             self._all.append(mmap.mmap(-1, self._capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             return memoryview(self._all[-1])
 
+    def __len__(self) -> int:
+        """Parts that are used or kept for the next use."""
+        return len(self._all)
+
+    def clear(self) -> None:
+        """Keep none for the next use; what is used stays with its users."""
+        with self._lock:
+            self._all.clear()
+
 
 _UNUSED = 3
 """References to memory of a pool that nobody has: its list's, the loop's and the call's."""

@@ -45,6 +45,14 @@ def segments(mount: Mount) -> Iterator[int]:
             os.close(fd)
 
 
+def anonymous_memory(mount: Mount) -> int:
+    """Bytes of the daemon that are no file's."""
+    record = mount.record()
+    assert record is not None
+    status = Path(f"/proc/{record.pid}/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
 def cached(mount: Mount) -> int:
     """Pages of data segments in memory; skips where the kernel does not say."""
     found = [cached_pages(fd, 0, os.fstat(fd).st_size) for fd in segments(mount)]
@@ -58,8 +66,10 @@ def test_from_front_to_back_it_is_in_memory_once(large: tuple[Mount, bytes]) -> 
     mount, data = large
     if cached(mount):
         pytest.skip("NO LOOK AT THE PAGE CACHE: the store is on a filesystem in memory")
+    before = anonymous_memory(mount)
     assert (mount.master / "large").read_bytes() == data
     assert cached(mount) < (SIZE // 2) >> 12
+    assert anonymous_memory(mount) < before + 2 * PIECE  # what it was read into was given back
     assert (mount.master / "large").read_bytes() == data
 
 

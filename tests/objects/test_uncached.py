@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pfsmount.objects.parts import Part
+from pfsmount.objects.parts import Part, Pool
 from pfsmount.objects.segment import SegmentKind, segment_path
 from pfsmount.objects.uncached import Uncached, cached_pages
 from pfsmount.repo.fsck import check
@@ -62,6 +62,22 @@ def test_what_is_in_memory_is_not_read_again(file: int) -> None:
     assert uncached.read_into(part.memory, 30 * PAGE) == 64 * PAGE
     uncached.close()
     assert uncached.read_into(part.memory, 30 * PAGE) == 0
+
+
+def test_memory_is_used_again_when_nobody_looks_at_it() -> None:
+    pool = Pool(PAGE)
+    first, second = pool.take(), pool.take()
+    first[:3], second[:3] = b"one", b"two"
+    part = first[1:3]
+    del first
+    assert len({bytes(pool.take()[:3]) for _ in range(3)} - {b"one", b"two"}) == 1  # new ones
+    assert len(pool) == 3
+    del part
+    assert bytes(pool.take()[:3]) == b"one"
+    assert len(pool) == 3
+    pool.clear()
+    assert len(pool) == 0
+    assert bytes(second[:3]) == b"two"
 
 
 def test_a_check_of_all_data_leaves_the_page_cache_alone(tmp_path: Path) -> None:
