@@ -13,9 +13,9 @@ from pfsmount.errors import Conflict, PfsError
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.commits import CommitPlace, FilesPlace
 from pfsmount.fs.listings import Item, Listing, Listings, Told
-from pfsmount.fs.places import INO_MASK, ROOT_INO, Found, OpenDirectory, Place
+from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Found, OpenDirectory, Place
 from pfsmount.ids import ObjectId
-from pfsmount.repo.overlay_nodes import NodeKind
+from pfsmount.repo.overlay_nodes import STAT_BLOCK, Attributes, NodeKind
 from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
 from tests.test_worktree import other_commit
@@ -23,6 +23,19 @@ from tests.worktrees import at, path, put
 
 ONE, OTHER = ObjectId(bytes(31) + b"\1"), ObjectId(bytes(31) + b"\2")
 DIRECTORIES = ("", "a", "b", "a/c")
+
+
+class Encoder:
+    """Replies as they are."""
+
+    def encode(self, found: Found) -> Found:
+        return found
+
+    def encode_file(self, ino: int, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> Found:
+        shown = Attributes(
+            ino & INO_MASK, NodeKind.FILE, mode, 1, uid, gid, size, mtime_ns, mtime_ns, -(-size // STAT_BLOCK)
+        )
+        return Found(ino, shown, FOREVER)
 
 
 class Kernel:
@@ -35,7 +48,7 @@ class Kernel:
 
     def list(self, ino: int, most: int) -> list[tuple[bytes, Found]]:
         """All of a directory, `most` entries a request, or the beginning of it."""
-        directory = OpenDirectory(self.place, ino, lambda found: found)
+        directory = OpenDirectory(self.place, ino, Encoder())
         found: list[tuple[bytes, Found]] = []
         while True:
             room = most

@@ -12,7 +12,7 @@ import pytest
 from pfsmount.errors import Busy, Conflict, NotFound, NotPermitted
 from pfsmount.ids import RepoPath
 from pfsmount.repo import worktree_files
-from pfsmount.repo.overlay import WouldBlock
+from pfsmount.repo.overlay import WouldBlock, shown_of
 from pfsmount.repo.overlay_nodes import Extents, NameTooLong, Node, NodeKind, ReadOnly, Stale
 from pfsmount.repo.ownership import owner_of
 from pfsmount.repo.store import Store
@@ -411,7 +411,7 @@ def test_what_is_listed_is_what_is_looked_up(worktree: Worktree) -> None:
 
     def as_stored() -> list[tuple[bytes, object]]:
         found = worktree.listed(root, b"", lambda id, source: source(b""))
-        return [(name, item if isinstance(item, Node) else item[1]) for name, item in found]
+        return [(name, item if isinstance(item, Node) else shown_of(item[1], item[2])) for name, item in found]
 
     def seen(listed: bool) -> dict[bytes, object]:
         found: dict[bytes, object] = {}

@@ -14,9 +14,9 @@ import trio
 
 from pfsmount.errors import InvalidInput, IsADirectory, NotPermitted
 from pfsmount.fs.listings import Item, Listing, Listings, Told
-from pfsmount.fs.places import FACTS, FOREVER, Encode, Found, Later, OpenFile, Place, entry_facts
+from pfsmount.fs.places import FACTS, FOREVER, Encoder, Found, Later, OpenFile, Place, entry_facts
 from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId, display
-from pfsmount.repo.overlay import ROOT_INO, Source
+from pfsmount.repo.overlay import ROOT_INO, Source, shown_of
 from pfsmount.repo.overlay_data import write_all
 from pfsmount.repo.overlay_nodes import Change, FileData, Node, NodeKind, Stale, State, path_of
 from pfsmount.repo.worktree import Worktree
@@ -146,7 +146,7 @@ class BranchPlace(Place):
     def readlink(self, ino: int) -> bytes:
         return self.worktree.target(self.node(ino))
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         worktree = self.worktree
         directory = self.node(ino)
         listing = Listing(_NOTHING)
@@ -158,10 +158,12 @@ class BranchPlace(Place):
             return listing.read(source, after)
 
         for name, item in worktree.listed(directory, after, keep):
+            plain = None
             if isinstance(item, Node):
                 node = item
             elif not isinstance(item, Told):
-                node = worktree.base_node(directory, name, item[1])
+                _, fixed, extra, plain = item
+                node = worktree.base_node(directory, name, shown_of(fixed, extra) if plain is None else fixed)
             elif worktree.shows_base(item.key, directory, name):
                 yield item
                 item.key.lookups += 1
@@ -171,7 +173,10 @@ class BranchPlace(Place):
                 if known is None:
                     continue
                 node = known
-            told = Told(name, encode(self._show(node)), node)
+            if plain is None or not worktree.owns_data:
+                told = Told(name, encoder.encode(self._show(node)), node)
+            else:
+                told = Told(name, encoder.encode_file(self.prefix | node.ino, *plain), node)
             try:
                 yield told
             except GeneratorExit:

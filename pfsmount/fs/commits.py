@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from pfsmount.fs.listings import Item, Listings, Told
-from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Encode, Found, OpenFile, Place, entry_facts
+from pfsmount.fs.listings import Listings, Told
+from pfsmount.fs.places import FOREVER, INO_MASK, ROOT_INO, Encoder, Found, OpenFile, Place, entry_facts
 from pfsmount.ids import RESERVED_ROOT_NAME, ObjectId
 from pfsmount.objects.reading import Reader
-from pfsmount.repo.overlay_nodes import Attributes, NodeKind, Stale, node_kind
+from pfsmount.repo.overlay_nodes import STAT_BLOCK, Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, PieceCheck, open_content
-from pfsmount.tree.directory import items, lookup_item
+from pfsmount.tree.directory import Lookups, rows
 from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, new_tuple, plain_file
 from pfsmount.tree.xattrs import load_xattrs
 
@@ -51,7 +51,7 @@ def entry_attributes(ino: int, entry: Entry) -> Attributes:
         size,
         entry.mtime_ns,
         entry.mtime_ns,
-        -(-size // 512),
+        -(-size // STAT_BLOCK),
     )
 
 
@@ -81,7 +81,7 @@ class _File:
             return entry_attributes(self.ino, self.entry)
         mode, uid, gid, time_ns, size = plain
         return new_tuple(
-            Attributes, (self.ino, _FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // 512), None)
+            Attributes, (self.ino, _FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // STAT_BLOCK), None)
         )
 
 
@@ -248,6 +248,7 @@ class CommitPlace(Place):
         self._files = files
         self._reader = files.reader
         self._listings = listings
+        self._lookups = Lookups()
         self._unused = unused
         self._root = _Directory(ROOT_INO, root, None, b"")
         self._directories: dict[int, _Directory] = {ROOT_INO: self._root}
@@ -293,18 +294,17 @@ class CommitPlace(Place):
         directory = self._directory(parent)
         if name == RESERVED_ROOT_NAME and directory is self._root and self.controls is not None:
             return self.controls.lookup(ROOT_INO, b".")
-        item = lookup_item(self._reader, directory.entry.id, name)
+        item = self._lookups.item(self._reader, directory.entry.id, name)
         if item is None:
             return None
-        key = self._key(directory, item)
+        key = self._key(directory, *item)
         self._told(key)
         return self._show(key)
 
     negative_timeout = FOREVER
 
-    def _key(self, parent: _Directory, item: Item) -> _File | _Directory:
+    def _key(self, parent: _Directory, name: bytes, fixed: bytes, extra: bytes) -> _File | _Directory:
         """What an entry of a directory is here."""
-        name, fixed, extra = item
         if is_directory(fixed):
             return self._child(parent, name, decode_entry(fixed, extra))
         return self._files.find(fixed, extra, self.commit)
@@ -331,20 +331,28 @@ class CommitPlace(Place):
             self._directories[key.ino] = key
             key.lookups = 1
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         directory = self._directory(ino)
         id = directory.entry.id
         listing = self._listings.begin(self.prefix | ino, id, after)
-        for item in listing.read(partial(items, self._reader, id), after):
-            if not isinstance(item, Told):
-                key = self._key(directory, item)
-            elif self._is_free(item.key):
-                yield item
-                self._told(item.key)
-                continue
-            else:
+        for item in listing.read(partial(rows, self._reader, id), after):
+            key: _File | _Directory
+            if isinstance(item, Told):
+                if self._is_free(item.key):
+                    yield item
+                    self._told(item.key)
+                    continue
                 key = self._again(directory, item)
-            told = Told(item[0], encode(self._show(key)), key)
+                shown = encoder.encode(self._show(key))
+            else:
+                name, fixed, extra, plain = item
+                if plain is None:
+                    key = self._key(directory, name, fixed, extra)
+                    shown = encoder.encode(self._show(key))
+                else:
+                    key = self._files.find(fixed, extra, self.commit)
+                    shown = encoder.encode_file(self._files.prefix | key.ino, *plain)
+            told = Told(item[0], shown, key)
             yield told
             self._told(key)
             listing.told(told)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pfsmount.errors import InvalidInput, NotPermitted, PfsError
 from pfsmount.fs.listings import Told
-from pfsmount.fs.places import ROOT_INO, Encode, Found, Later, OpenFile, Place, Reading, plain_attributes
+from pfsmount.fs.places import ROOT_INO, Encoder, Found, Later, OpenFile, Place, Reading, plain_attributes
 from pfsmount.fs.turning import in_thread
 from pfsmount.ids import ObjectId
 from pfsmount.repo.overlay_nodes import NodeKind, NoEntry
@@ -156,10 +156,10 @@ class ControlPlace(Place):
         now = time.time_ns()
         return Found(self.prefix | ino, plain_attributes(ino, kind, mode, self._shown.owner, 0, now), 0)
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         for name, number in sorted(self._names.items()):
             if name > after:
-                yield Told(name, encode(self.found(number)), None)
+                yield Told(name, encoder.encode(self.found(number)), None)
 
     def set_attributes(self, ino: int, values: dict[str, int]) -> Found:
         if ino != ROOT_INO and values.keys() <= {"size", "mtime_ns", "atime_ns"}:

@@ -19,7 +19,7 @@ from pfsmount.errors import NotADirectory, NotFound, PfsError
 from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.controls import ControlPlace, History, newest
 from pfsmount.fs.listings import Listings
-from pfsmount.fs.places import INO_BITS, INO_MASK, ROOT_INO, Encode, Found, OpenDirectory, OpenFile, Place, Syncing
+from pfsmount.fs.places import INO_BITS, INO_MASK, ROOT_INO, Encoder, Found, OpenDirectory, OpenFile, Place, Syncing
 from pfsmount.fs.root import ROOT_SECONDS, BranchKey, Places, RootPlace
 from pfsmount.fs.turning import Kernel, Turning, in_thread
 from pfsmount.ids import NAME_MAX, ObjectId, RepoPath, display, path_bytes
@@ -336,11 +336,11 @@ class Filesystem:
         """Close a file."""
         self.handles.pop(handle).close()
 
-    def open_directory(self, ino: int, encode: Encode) -> int:
-        """Open a directory; returns its handle. `encode` makes what its steps show."""
+    def open_directory(self, ino: int, encoder: Encoder) -> int:
+        """Open a directory; returns its handle. `encoder` makes what its steps show."""
         handle = self._next_handle
         self._next_handle += 1
-        self.directories[handle] = OpenDirectory(self.place(ino), ino & INO_MASK, encode)
+        self.directories[handle] = OpenDirectory(self.place(ino), ino & INO_MASK, encoder)
         return handle
 
     def sync_directory(self, handle: int) -> Syncing | None:

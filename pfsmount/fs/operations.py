@@ -26,10 +26,10 @@ from pfsmount.errors import PfsError
 from pfsmount.fs.errnos import errno_of, is_expected
 from pfsmount.fs.filesystem import Filesystem
 from pfsmount.fs.piece_checks import PieceChecks
-from pfsmount.fs.places import Found, Later, OpenFile
+from pfsmount.fs.places import FOREVER, Found, Later, OpenFile
 from pfsmount.fs.request_wait import RequestWait
 from pfsmount.repo.overlay import WouldBlock
-from pfsmount.repo.overlay_nodes import NodeKind, NotSupported
+from pfsmount.repo.overlay_nodes import STAT_BLOCK, NodeKind, NotSupported
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -107,6 +107,26 @@ class Operations(pyfuse3.Operations):
         entry.st_ctime_ns = ctime_ns
         entry.entry_timeout = timeout if timeout < name_timeout else name_timeout
         entry.attr_timeout = timeout
+        return entry
+
+    def encode(self, found: Found) -> EntryAttributes:
+        return self._attributes(found)
+
+    def encode_file(self, ino: int, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = ino
+        entry.st_mode = stat.S_IFREG | (mode & self._mask)
+        entry.st_nlink = 1
+        if self._owner is None:
+            entry.st_uid = uid
+            entry.st_gid = gid
+        else:
+            entry.st_uid, entry.st_gid = self._owner
+        entry.st_size = size
+        entry.st_blocks = -(-size // STAT_BLOCK)
+        entry.st_blksize = _BLOCK_HINT
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime_ns
+        entry.entry_timeout = entry.attr_timeout = FOREVER
         return entry
 
     # Waiting and failing
@@ -201,9 +221,9 @@ class Operations(pyfuse3.Operations):
 
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         try:
-            return self._fs.open_directory(inode, self._attributes)
+            return self._fs.open_directory(inode, self)
         except Exception as error:
-            return await self._again(error, self._fs.open_directory, inode, self._attributes)
+            return await self._again(error, self._fs.open_directory, inode, self)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         try:
@@ -466,6 +486,9 @@ class JobOperations(Operations):
             entry.st_mode = _FORMATS[kind] | (0o755 if runs else 0o644)
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = JOB_TIME_NS
         return entry
+
+    def encode_file(self, ino: int, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> EntryAttributes:
+        return super().encode_file(ino, 0o755 if mode & 0o100 else 0o644, uid, gid, JOB_TIME_NS, size)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         raise FUSEError(errno.ENODATA)

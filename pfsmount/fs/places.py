@@ -8,8 +8,8 @@ FUSE's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 from pfsmount.fs.listings import Told
 from pfsmount.ids import ObjectId
@@ -50,8 +50,14 @@ class Found(NamedTuple):
     """Seconds for which it may believe that the name means this, if that is less."""
 
 
-Encode: TypeAlias = Callable[[Found], Any]
-"""Makes of an inode what replies have."""
+class Encoder(Protocol):
+    """Makes of inodes what replies have."""
+
+    def encode(self, found: Found) -> Any:
+        """Of any inode."""
+
+    def encode_file(self, ino: int, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> Any:
+        """The same of a file of the store that the kernel may believe for ever: most of what listings have."""
 
 
 class OpenFile:
@@ -139,12 +145,12 @@ class OpenDirectory:
     the name that it followed, whatever was made or deleted meanwhile.
     """
 
-    __slots__ = ("_at", "_encode", "_names", "_steps", "ino", "place")
+    __slots__ = ("_at", "_encoder", "_names", "_steps", "ino", "place")
 
-    def __init__(self, place: Place, ino: int, encode: Encode) -> None:
+    def __init__(self, place: Place, ino: int, encoder: Encoder) -> None:
         self.place = place
         self.ino = ino
-        self._encode = encode
+        self._encoder = encoder
         self._names: list[bytes] = []
         self._steps: Iterator[Told] | None = None
         self._at = 0
@@ -160,12 +166,12 @@ class OpenDirectory:
         return self._steps
 
     def _from(self, position: int) -> Iterator[Told]:
-        place, ino, encode = self.place, self.ino, self._encode
+        place, ino, encoder = self.place, self.ino, self._encoder
         if position < 1:
-            yield Told(b".", encode(place.found(ino)), None)
+            yield Told(b".", encoder.encode(place.found(ino)), None)
         if position < 2:
-            yield Told(b"..", encode(place.found(place.parent(ino))), None)
-        yield from place.list(ino, self._names[position - 1] if position > 2 else b"", encode)
+            yield Told(b"..", encoder.encode(place.found(place.parent(ino))), None)
+        yield from place.list(ino, self._names[position - 1] if position > 2 else b"", encoder)
 
     def took(self, name: bytes) -> int:
         """The kernel took the entry; returns the position behind it."""
@@ -226,7 +232,7 @@ class Place:
     def open(self, ino: int, flags: int, uid: int) -> OpenFile:
         raise ReadOnly("not a file")
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         """Entries of a directory behind a name. The kernel took an entry, which counts as a lookup, when the next one is asked for; else this is closed."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from pfsmount.fs.branch import BranchPlace
 from pfsmount.fs.commits import CommitPlace, FilesPlace
 from pfsmount.fs.controls import ControlPlace, OfCommit
 from pfsmount.fs.listings import Listings, Told
-from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Encode, Found, Later, Place, plain_attributes
+from pfsmount.fs.places import FOREVER, INO_BITS, INO_MASK, ROOT_INO, Encoder, Found, Later, Place, plain_attributes
 from pfsmount.ids import ObjectId
 from pfsmount.objects.holds import CommitHold
 from pfsmount.objects.reading import Reader
@@ -68,7 +68,7 @@ class UnopenedBranch(Place):
     def found(self, ino: int) -> Found:
         raise NeedsBranch(self._open)
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         raise NeedsBranch(self._open)
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
@@ -396,7 +396,7 @@ class RootPlace(Place):
             lambda name, error: log.error("%s is not in the root: %s; 'pfs fsck' says more", name, error.message),
         )
 
-    def list(self, ino: int, after: bytes, encode: Encode) -> Iterator[Told]:
+    def list(self, ino: int, after: bytes, encoder: Encoder) -> Iterator[Told]:
         names = []
         for repo, branch in self.readable_branches() if self._with_branches else ():
             names.append((os.fsencode(f"{repo.name}@{branch.name}"), (repo.id, branch.name, ""), repo.name))
@@ -406,4 +406,4 @@ class RootPlace(Place):
             if name > after:
                 number = self._number(key, repo_name)
                 shown = plain_attributes(ROOT_INO, NodeKind.DIRECTORY, 0o755, owner, 4096, self._started_ns)
-                yield Told(name, encode(Found(number << INO_BITS | ROOT_INO, shown, 0)), None)
+                yield Told(name, encoder.encode(Found(number << INO_BITS | ROOT_INO, shown, 0)), None)

@@ -27,6 +27,7 @@ from pfsmount.objects.segment import Location, SegmentReader
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.overlay_data import DataFiles
 from pfsmount.repo.overlay_nodes import (
+    STAT_BLOCK,
     Attributes,
     Change,
     FileStat,
@@ -37,21 +38,20 @@ from pfsmount.repo.overlay_nodes import (
     State,
     node_kind,
 )
-from pfsmount.tree.directory import entries, items, lookup, lookup_item
+from pfsmount.tree.directory import Lookups, entries, lookup, rows
 from pfsmount.tree.entry import Entry, Kind, decode_entry, is_plain_file, new_tuple, plain_file, time_and_id
 from pfsmount.tree.merge import Resolution
-from pfsmount.tree.node import LeafItem
+from pfsmount.tree.node import Row
 from pfsmount.tree.xattrs import load_xattrs
 
 ROOT_INO = 1
 FIRST_NEW = 1024
 INO_BITS = 44
-Source: TypeAlias = Callable[[bytes], Iterator[tuple[bytes, Shown]]]
+Source: TypeAlias = Callable[[bytes], Iterator[Row]]
 T = TypeVar("T", bound=tuple[Any, ...])
 _BASE_BIT = 1 << (INO_BITS - 1)
 _BASE_MASK = _BASE_BIT - 1
 DIRECTORY_SIZE = 4096
-_STAT_BLOCK = 512
 _RENUMBERED_MAX = 100_000
 
 
@@ -108,6 +108,7 @@ class Overlay:
         self.data = data
         self.nodes: dict[int, Node] = {}
         self.epoch = 0
+        self._lookups = Lookups()
         self.root = Node(ROOT_INO, NodeKind.DIRECTORY, None, b"", root, 0)
         self.root.lookups = 1
         self.nodes[ROOT_INO] = self.root
@@ -333,8 +334,8 @@ class Overlay:
         entry = parent.entry
         if entry is None or parent.kind is not NodeKind.DIRECTORY:
             return None
-        found = lookup_item(self.reader, entry.id, name)
-        return None if found is None else self.base_node(parent, name, _shown(found))
+        found = self._lookups.item(self.reader, entry.id, name)
+        return None if found is None else self.base_node(parent, name, shown_of(found.fixed, found.extra))
 
     def base_has(self, parent: Node, name: bytes) -> bool:
         """True when the base of a directory has this name, hidden or not."""
@@ -363,7 +364,7 @@ class Overlay:
     ) -> Iterator[tuple[bytes, Node | T]]:
         """The same for who lists a great many, and keeps what the base has: `keep` is given the id of the base's directory and what reads its entries, and gives these or what it has
         made of them, each a tuple with the name first."""
-        return self._merged(parent, after, lambda id: keep(id, partial(_stored, self.reader, id)))
+        return self._merged(parent, after, lambda id: keep(id, partial(rows, self.reader, id)))
 
     def _merged(
         self, parent: Node, after: bytes, read: Callable[[ObjectId], Iterator[T]]
@@ -413,7 +414,7 @@ class Overlay:
             plain = None if stored is None else plain_file(stored, b"")
             if plain is not None:
                 mode, uid, gid, time_ns, size = plain
-                blocks = -(-size // _STAT_BLOCK)
+                blocks = -(-size // STAT_BLOCK)
                 return new_tuple(
                     Attributes, (node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, blocks, None)
                 )
@@ -422,7 +423,7 @@ class Overlay:
             size = DIRECTORY_SIZE if kind is NodeKind.DIRECTORY else entry.size
             time_ns = entry.mtime_ns
             return Attributes(
-                node.ino, kind, entry.mode, nlink, entry.uid, entry.gid, size, time_ns, time_ns, -(-size // _STAT_BLOCK)
+                node.ino, kind, entry.mode, nlink, entry.uid, entry.gid, size, time_ns, time_ns, -(-size // STAT_BLOCK)
             )
         size, mtime_ns, ctime_ns, blocks = DIRECTORY_SIZE, change.mtime_ns, change.ctime_ns, 0
         data = change.data
@@ -432,10 +433,10 @@ class Overlay:
             # the kernel's stamps may be finer than our clock; never before the mtime of the same write
             ctime_ns = max(ctime_ns, stat.ctime_ns)
             if data.extents is not None:
-                blocks = -(-size // _STAT_BLOCK)
+                blocks = -(-size // STAT_BLOCK)
         elif kind is not NodeKind.DIRECTORY:
             size = 0 if node.entry is None else node.entry.size
-            blocks = -(-size // _STAT_BLOCK)
+            blocks = -(-size // STAT_BLOCK)
         nlink = change.links if node.state is State.NAMED else 0
         owner = (change.uid, change.gid)
         return Attributes(node.ino, kind, change.mode, nlink, *owner, size, mtime_ns, ctime_ns, blocks, change.atime_ns)
@@ -465,15 +466,8 @@ class Overlay:
         return node.entry.target
 
 
-def _stored(reader: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[bytes, Shown]]:
-    """As `entries`."""
-    for item in items(reader, directory, after):
-        yield item[0], _shown(item)
-
-
-def _shown(item: LeafItem) -> Shown:
-    """An entry of the base: as it is stored if that is enough."""
-    _, fixed, extra = item
+def shown_of(fixed: bytes, extra: bytes) -> Shown:
+    """An entry of the base: as it is stored if that is enough. Raises Corrupt."""
     return decode_entry(fixed, extra) if extra or not is_plain_file(fixed) else fixed
 
 

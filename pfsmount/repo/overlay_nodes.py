@@ -295,6 +295,10 @@ class Node:
         return f"<Node {self.ino} {self.kind.name} {self.name!r}>"
 
 
+STAT_BLOCK = 512
+"""Bytes of a block, as stat counts them."""
+
+
 class Attributes(NamedTuple):
     """What stat shows."""
 
@@ -309,7 +313,6 @@ class Attributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     blocks: int
-    """Of 512 bytes."""
     atime_ns: int | None = None
     """None: the mtime."""
 

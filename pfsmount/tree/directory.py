@@ -9,7 +9,7 @@ from pfsmount.ids import EntryName, ObjectId, RepoPath
 from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.reading import Reader
 from pfsmount.tree.entry import Entry, Kind, decode_entry
-from pfsmount.tree.node import Child, LeafItem, Node, NodeDraft, load_node
+from pfsmount.tree.node import Child, LeafItem, Node, NodeDraft, Row, load_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +67,33 @@ def load_directory(objects: Reader, directory: ObjectId) -> Node:
 
 def lookup(objects: Reader, directory: ObjectId, name: bytes) -> Entry | None:
     """The entry of that name, or None. Raises NotFound, Corrupt when the store is damaged."""
-    item = lookup_item(objects, directory, name)
+    item = Lookups().item(objects, directory, name)
     return None if item is None else decode_entry(item.fixed, item.extra)
 
 
-def lookup_item(objects: Reader, directory: ObjectId, name: bytes) -> LeafItem | None:
-    """The same, not decoded."""
-    node = load_directory(objects, directory)
-    while True:
-        i = node.position(name)
-        if i == len(node.names):
-            return None
-        if not node.level:
-            return node.leaf_item(i) if node.names[i] == name else None
-        node = load_node(objects, node.child(i).id)
+class Lookups:
+    """Looks names up for somebody whose next one is often near the last one: in the same leaf. Used by one thread."""
+
+    __slots__ = ("_directory", "_leaf")
+
+    def __init__(self) -> None:
+        self._directory: ObjectId | None = None
+        self._leaf = _EMPTY
+
+    def item(self, objects: Reader, directory: ObjectId, name: bytes) -> LeafItem | None:
+        """The entry of that name in a directory, not decoded, or None. Raises NotFound, Corrupt."""
+        names = self._leaf.names
+        if directory != self._directory or not names or not names[0] <= name <= names[-1]:
+            node = load_directory(objects, directory)
+            while node.level:
+                i = node.position(name)
+                if i == len(node.names):
+                    return None
+                node = load_node(objects, node.child(i).id)
+            self._directory, self._leaf = directory, node
+            names = node.names
+        i = self._leaf.position(name)
+        return self._leaf.leaf_item(i) if i < len(names) and names[i] == name else None
 
 
 def entries(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[tuple[EntryName, Entry]]:
@@ -90,10 +103,10 @@ def entries(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterato
             yield EntryName(node.names[j]), node.entry(j)
 
 
-def items(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[LeafItem]:
+def rows(objects: Reader, directory: ObjectId, after: bytes = b"") -> Iterator[Row]:
     """The same, not decoded: for who lists a great many and needs but a part of each."""
     for node, i in _leaves(objects, directory, after):
-        yield from node.leaf_items(i)
+        yield from node.rows(i)
 
 
 def _leaves(objects: Reader, directory: ObjectId, after: bytes) -> Iterator[tuple[Node, int]]:

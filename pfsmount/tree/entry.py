@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -146,6 +146,15 @@ def plain_file(fixed: bytes, extra: bytes) -> tuple[int, int, int, int, int] | N
     if kind != _FILE or flags or not _can_be(mode, ns, size):
         return None
     return mode, uid, gid, seconds * _NS + ns, size
+
+
+def plain_files(fixed: bytes) -> Iterator[tuple[int, int, int, int, int] | None]:
+    """As `plain_file` of each of many fixed parts that stand one behind the other; whether something extra follows is not asked."""
+    for kind, flags, mode, uid, gid, seconds, ns, size, _ in FIXED.iter_unpack(fixed):
+        if kind == _FILE and not flags and mode <= 0o7777 and ns < _NS and size <= SIZE_MAX:
+            yield mode, uid, gid, seconds * _NS + ns, size
+        else:
+            yield None
 
 
 def is_plain_file(fixed: bytes) -> bool:

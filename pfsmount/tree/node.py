@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import add, ge, lt
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pfsmount.errors import Corrupt
 from pfsmount.ids import EntryName, ObjectId
@@ -23,7 +23,7 @@ from pfsmount.objects.hashing import HashKind, hash_bytes
 from pfsmount.objects.reading import Reader, get_as
 from pfsmount.objects.segment import RecordKind
 from pfsmount.tree.boundaries import RANK_MAX
-from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry, new_tuple
+from pfsmount.tree.entry import FIXED, Entry, Kind, decode_entry, plain_files
 
 _HEADER = struct.Struct("<2sBBI")
 _MAGIC = b"PN"
@@ -43,6 +43,10 @@ class LeafItem(NamedTuple):
     name: bytes
     fixed: bytes
     extra: bytes
+
+
+Row: TypeAlias = tuple[bytes, bytes, bytes, tuple[int, int, int, int, int] | None]
+"""A `LeafItem` with what stat shows of it if it is a plain file, as from `plain_file`: for listings, which take the entries of a leaf all at once."""
 
 
 class Child(NamedTuple):
@@ -106,15 +110,15 @@ class Node:
         width = FIXED.size
         return LeafItem(name, self._fixed[i * width : (i + 1) * width], self._tails[start : self._ends[i]])
 
-    def leaf_items(self, first: int) -> Iterator[LeafItem]:
+    def rows(self, first: int) -> Iterator[Row]:
         """The entries of a leaf from a place on."""
-        width, ends, tails, fixed = FIXED.size, self._ends, self._tails, self._fixed
-        start = ends[first - 1] if first else 0
-        for i in range(first, len(ends)):
-            name, end = self.names[i], ends[i]
-            at = i * width
-            yield new_tuple(LeafItem, (name, fixed[at : at + width], tails[start + 1 + len(name) : end]))
-            start = end
+        width, names, ends, tails, fixed = FIXED.size, self.names, self._ends, self._tails, self._fixed
+        start, at = ends[first - 1] if first else 0, first * width
+        for i, plain in enumerate(plain_files(fixed[at:]), first):
+            name, end = names[i], ends[i]
+            extra = tails[start + 1 + len(name) : end]
+            yield name, fixed[at : at + width], extra, None if extra else plain
+            start, at = end, at + width
 
     def entry(self, i: int) -> Entry:
         """The i-th entry of a leaf, decoded. Raises Corrupt."""
