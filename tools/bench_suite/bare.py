@@ -92,8 +92,9 @@ class Bare(pyfuse3.Operations):
         return node.entry
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """No file has any. Without this (ENOSYS) the kernel would not ask for security.capability before each write, as it does where files can have some."""
-        raise FUSEError(pyfuse3.ENOATTR)
+        """There are none of these. Without this (ENOSYS) the kernel would not ask for security.capability before each write, as it does where files can have some; told that a file
+        has none (ENODATA), `ls` would ask for each."""
+        raise FUSEError(errno.EOPNOTSUPP)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         pass
