@@ -180,7 +180,7 @@ CASES = [
     Case("listxattr", lambda: os.listxattr("other")),
     Case("removexattr", lambda: os.removexattr("other", "user.x")),
     Case("list a directory of 10 names", lambda: os.listdir("ten"), "attributes come with the first names", lambda: _fresh("ten/new")),
-    Case("list and stat 1000 names", lambda: _list_and_stat("thousand"), "a request gives as many names as the program has room for, with their attributes, and so the next stat of each costs nothing"),
+    Case("list and stat 1000 names", lambda: _list_and_stat("thousand"), "a request gives as many names as the program has room for, with their attributes, and so the next stat of each costs nothing; asked again, the daemon has the replies ([decision 020](decisions/020-listings-are-kept.md))"),
     Case("fsync of a directory", lambda: os.fsync(_fds["it"]), "", _each(lambda: os.mkdir("dir/new"), lambda: _open("dir", os.O_RDONLY))),
     Case("statvfs", lambda: os.statvfs("."), "free space is that of the disk that the store is on", _close),
     Case("stat of a name that the kernel has not met", lambda: os.stat("unmet/below/file"), "one for each part of the path that is new", lambda: os.stat("unmet")),
