@@ -23,7 +23,7 @@ from pfsmount.repo.worktree import Worktree
 from pfsmount.repo.worktree_files import Frozen, wrote_in_part
 from pfsmount.repo.worktree_files import Reading as WorktreeReading
 from pfsmount.tree.content import Content, PieceCheck
-from pfsmount.tree.entry import Entry, new_tuple
+from pfsmount.tree.entry import Entry
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _NOTHING = ObjectId(bytes(32))
@@ -112,7 +112,7 @@ class BranchPlace(Place):
 
     def _show(self, node: Node) -> Found:
         ino = ROOT_INO if node is self.top else node.ino
-        return new_tuple(Found, (self.prefix | ino, self.worktree.attributes(node), self.timeout, FOREVER))
+        return Found(self.prefix | ino, self.worktree.attributes(node), self.timeout)
 
     def _tell(self, node: Node) -> Found:
         found = self._show(node)

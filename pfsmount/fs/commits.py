@@ -17,11 +17,10 @@ from pfsmount.objects.reading import Reader
 from pfsmount.repo.overlay_nodes import STAT_BLOCK, Attributes, NodeKind, Stale, node_kind
 from pfsmount.tree.content import Content, PieceCheck, open_content
 from pfsmount.tree.directory import Lookups, rows
-from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, new_tuple, plain_file
+from pfsmount.tree.entry import Entry, Kind, decode_entry, is_directory, plain_file
 from pfsmount.tree.xattrs import load_xattrs
 
 _DIRECTORY_SIZE = 4096
-_FILE = NodeKind.FILE
 _WRITE_FLAGS = 3  # O_WRONLY | O_RDWR
 
 
@@ -80,9 +79,7 @@ class _File:
         if plain is None:
             return entry_attributes(self.ino, self.entry)
         mode, uid, gid, time_ns, size = plain
-        return new_tuple(
-            Attributes, (self.ino, _FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // STAT_BLOCK), None)
-        )
+        return Attributes(self.ino, NodeKind.FILE, mode, 1, uid, gid, size, time_ns, time_ns, -(-size // STAT_BLOCK))
 
 
 class FilesPlace(Place):
@@ -311,7 +308,7 @@ class CommitPlace(Place):
 
     def _show(self, key: _File | _Directory) -> Found:
         if isinstance(key, _File):
-            return new_tuple(Found, (self._files.prefix | key.ino, key.attributes(), FOREVER, FOREVER))
+            return Found(self._files.prefix | key.ino, key.attributes(), FOREVER)
         return Found(self.prefix | key.ino, entry_attributes(key.ino, key.entry), FOREVER)
 
     def _is_free(self, key: object) -> bool:

@@ -86,47 +86,40 @@ class Operations(pyfuse3.Operations):
 
     # Encoding
 
-    def _attributes(self, found: Found) -> EntryAttributes:
+    def encode(self, found: Found) -> EntryAttributes:
         (ino, (_, kind, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, blocks, atime_ns), timeout, name_timeout) = (
             found
         )
-        entry = EntryAttributes()
-        entry.st_ino = ino
-        entry.st_mode = _FORMATS[kind] | (mode & self._mask)
+        entry = self._entry(ino, _FORMATS[kind], mode, uid, gid, size, mtime_ns)
         entry.st_nlink = nlink
-        if self._owner is None:
-            entry.st_uid = uid
-            entry.st_gid = gid
-        else:
-            entry.st_uid, entry.st_gid = self._owner
-        entry.st_size = size
         entry.st_blocks = blocks
-        entry.st_blksize = _BLOCK_HINT
-        entry.st_atime_ns = mtime_ns if atime_ns is None else atime_ns
-        entry.st_mtime_ns = mtime_ns
+        if atime_ns is not None:
+            entry.st_atime_ns = atime_ns
         entry.st_ctime_ns = ctime_ns
         entry.entry_timeout = timeout if timeout < name_timeout else name_timeout
         entry.attr_timeout = timeout
         return entry
 
-    def encode(self, found: Found) -> EntryAttributes:
-        return self._attributes(found)
-
     def encode_file(self, ino: int, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> EntryAttributes:
+        entry = self._entry(ino, stat.S_IFREG, mode, uid, gid, size, mtime_ns)
+        entry.st_nlink = 1
+        entry.st_blocks = -(-size // STAT_BLOCK)
+        entry.entry_timeout = entry.attr_timeout = FOREVER
+        return entry
+
+    def _entry(self, ino: int, format: int, mode: int, uid: int, gid: int, size: int, mtime_ns: int) -> EntryAttributes:
+        """What all have; all times are the mtime."""
         entry = EntryAttributes()
         entry.st_ino = ino
-        entry.st_mode = stat.S_IFREG | (mode & self._mask)
-        entry.st_nlink = 1
+        entry.st_mode = format | (mode & self._mask)
         if self._owner is None:
             entry.st_uid = uid
             entry.st_gid = gid
         else:
             entry.st_uid, entry.st_gid = self._owner
         entry.st_size = size
-        entry.st_blocks = -(-size // STAT_BLOCK)
         entry.st_blksize = _BLOCK_HINT
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime_ns
-        entry.entry_timeout = entry.attr_timeout = FOREVER
         return entry
 
     # Waiting and failing
@@ -188,7 +181,7 @@ class Operations(pyfuse3.Operations):
             found = await self._again(error, self._fs.lookup, parent_inode, name)
         if found is None:
             return self._nothing(parent_inode)
-        return self._attributes(found)
+        return self.encode(found)
 
     def _nothing(self, parent: int) -> EntryAttributes:
         timeout = self._fs.negative_timeout(parent)
@@ -211,7 +204,7 @@ class Operations(pyfuse3.Operations):
             found = self._fs.found(inode)
         except Exception as error:
             found = await self._again(error, self._fs.found, inode)
-        return self._attributes(found)
+        return self.encode(found)
 
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         try:
@@ -280,7 +273,7 @@ class Operations(pyfuse3.Operations):
             handle, file, found = self._fs.create(parent_inode, name, mode, flags, uid, gid)
         except Exception as error:
             handle, file, found = await self._again(error, self._fs.create, parent_inode, name, mode, flags, uid, gid)
-        return FileInfo(fh=handle, direct_io=file.direct_io, keep_cache=file.keep_cache), self._attributes(found)
+        return FileInfo(fh=handle, direct_io=file.direct_io, keep_cache=file.keep_cache), self.encode(found)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         file = self._handles[fh]
@@ -377,14 +370,14 @@ class Operations(pyfuse3.Operations):
             found = self._fs.make(*args)
         except Exception as error:
             found = await self._again(error, self._fs.make, *args)
-        return self._attributes(found)
+        return self.encode(found)
 
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         try:
             found = self._fs.link(inode, new_parent_inode, new_name)
         except Exception as error:
             found = await self._again(error, self._fs.link, inode, new_parent_inode, new_name)
-        return self._attributes(found)
+        return self.encode(found)
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         try:
@@ -435,7 +428,7 @@ class Operations(pyfuse3.Operations):
             found = self._fs.set_attributes(inode, values)
         except Exception as error:
             found = await self._again(error, self._fs.set_attributes, inode, values)
-        return self._attributes(found)
+        return self.encode(found)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
@@ -478,8 +471,8 @@ class Operations(pyfuse3.Operations):
 class JobOperations(Operations):
     """Requests of a mount that shows a job its inputs: only what the datum key covers may be seen."""
 
-    def _attributes(self, found: Found) -> EntryAttributes:
-        entry = super()._attributes(found)
+    def encode(self, found: Found) -> EntryAttributes:
+        entry = super().encode(found)
         kind, mode = found.attributes.kind, found.attributes.mode
         if kind is not NodeKind.SYMLINK:
             runs = kind is NodeKind.DIRECTORY or mode & 0o100

@@ -30,11 +30,11 @@ _KEPT_MAX = 6
 class _Running:
     """The check of a piece that is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_met: bool) -> None:
         self.done = trio.Event()
         self.piece: Buffer | None = None
         """Its bytes, when it is done and the piece is right."""
-        self.is_met = False
+        self.is_met = is_met
         """Whether somebody has asked for a part of it."""
 
 
@@ -112,8 +112,7 @@ class PieceChecks:
             ahead = self._is_next(check)
             if ahead:
                 self._go_ahead(check)
-            running = self._running[check.id] = _Running()
-            running.is_met = True
+            running = self._running[check.id] = _Running(is_met=True)
             await self._check(check.id, running, partial(check.run, onward=check.is_from_start and not ahead))
         else:
             await running.done.wait()
@@ -145,7 +144,7 @@ class PieceChecks:
                     return
                 check = behind
                 if not check.is_done and check.id not in self._running:
-                    running = self._running[check.id] = _Running()
+                    running = self._running[check.id] = _Running(is_met=False)
                     trio.lowlevel.spawn_system_task(self._check_ahead, check, running)
         except (WouldBlock, PfsError, OSError):  # whoever reads on will meet it
             return

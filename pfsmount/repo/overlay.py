@@ -39,7 +39,7 @@ from pfsmount.repo.overlay_nodes import (
     node_kind,
 )
 from pfsmount.tree.directory import Lookups, entries, lookup, rows
-from pfsmount.tree.entry import Entry, Kind, decode_entry, is_plain_file, new_tuple, plain_file, time_and_id
+from pfsmount.tree.entry import Entry, Kind, decode_entry, is_plain_file, plain_file, time_and_id
 from pfsmount.tree.merge import Resolution
 from pfsmount.tree.node import Row
 from pfsmount.tree.xattrs import load_xattrs
@@ -414,10 +414,7 @@ class Overlay:
             plain = None if stored is None else plain_file(stored, b"")
             if plain is not None:
                 mode, uid, gid, time_ns, size = plain
-                blocks = -(-size // STAT_BLOCK)
-                return new_tuple(
-                    Attributes, (node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, blocks, None)
-                )
+                return Attributes(node.ino, kind, mode, nlink, uid, gid, size, time_ns, time_ns, -(-size // STAT_BLOCK))
             entry = node.entry
             assert entry is not None
             size = DIRECTORY_SIZE if kind is NodeKind.DIRECTORY else entry.size
