@@ -1,64 +1,93 @@
-"""What a job is to do: parsed from flags, shown as JSON, compared with what made an output branch."""
+"""What a job is to do: parsed from flags or a file, shown as JSON, compared with what made an output branch."""
 
 from __future__ import annotations
 
+import enum
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import display
-from pfsmount.revision import Revision, check_ref_name, parse_mount_name
-from pfsmount.tree.globs import Glob
+from pfsmount.revision import check_ref_name, parse_mount_name
+from runner.executors.base import Limits
+from runner.input_spec import Input, InputSpec, check_input, input_of_json, is_plain, leaves
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _VARIABLE = re.compile(r"[^=\0]+\Z")
 _OURS = ("PFS_", "PACH_")
 
 
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input: which files of which version, under which name the program sees them."""
+class Merge(enum.StrEnum):
+    """What becomes of a path that several datums wrote."""
 
-    name: str
-    repo: str
-    revision: Revision
-    glob: str
-
-    @property
-    def branch(self) -> str:
-        """What the input follows, as its spec says it: a branch, or any other revision."""
-        return str(self.revision)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "repo": self.repo, "branch": self.branch, "glob": self.glob}
+    ERROR = "error"
+    APPEND = "append"
+    """One file, with what each wrote in the order of the datums."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A command over the cross product of its inputs, into one branch."""
+    """A command over the datums of its input, into one branch."""
 
-    inputs: tuple[InputSpec, ...]
+    input: Input
     output_repo: str
     output_branch: str
     command: tuple[str, ...]
+    """Empty, in a container only: what the image runs by itself."""
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: str | None = None
     code: Path | None = None
     timeout: float | None = None
     """Seconds that one datum may take."""
     hermetic: bool = False
+    name: str = ""
+    """Of the pipeline, when its spec gives it one."""
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Kept with the job, and otherwise not looked at."""
+    executor: str = ""
+    """`process`, `podman` or `docker`; empty: `process` without an image, the engine that is there with one."""
+    image: str = ""
+    user: str = ""
+    """In a container: instead of the image's."""
+    working_dir: str = ""
+    """Instead of the image's, or the caller's."""
+    accept_return_code: tuple[int, ...] = ()
+    """Exit codes, besides 0, that are no failure."""
+    err_command: tuple[str, ...] = ()
+    """Run when the command failed for the last time: if it succeeds, the job goes on without results of the datum."""
+    err_stdin: str | None = None
+    tries: int = 1
+    """How often a datum is run until it does not fail."""
+    job_timeout: float | None = None
+    """Seconds that the whole job may take."""
+    workers: int | None = None
+    limits: Limits = Limits()
+    gpus: int = 0
+    merge: Merge = Merge.ERROR
+    reprocess: bool = False
+    """Run every datum in every job."""
+    salt: str = ""
+    """Part of every datum's key, and nothing else."""
+    isolate: bool = False
+    """A container of its own for each datum."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The single inputs."""
+        return tuple(leaves(self.input))
 
     @property
     def output(self) -> str:
         return f"{self.output_repo}@{self.output_branch}"
 
     def as_json(self) -> dict[str, Any]:
-        """The whole spec, as a commit's provenance has it."""
-        return {
+        """The whole spec, as a commit's provenance has it. What is as usual is left out, but for what always was there."""
+        value: dict[str, Any] = {
             "inputs": [source.as_json() for source in self.inputs],
             "output": {"repo": self.output_repo, "branch": self.output_branch},
             "command": list(self.command),
@@ -67,31 +96,31 @@ class JobSpec:
             "code": None if self.code is None else os.fspath(self.code),
             "timeout": self.timeout,
             "hermetic": self.hermetic,
-            "executor": "process",
+            "executor": self.executor or "process",
         }
-
-
-def parse_input(text: str) -> InputSpec:
-    """Parse `[NAME=]repo[@revision]:glob`. Raises InvalidInput."""
-    head, colon, glob = text.partition(":")
-    if not colon:
-        raise InvalidInput(
-            f"the input '{display(text)}' does not say which files are one datum",
-            hint=f"'{display(text)}:/*' makes each top-level file or directory one, '{display(text)}:/' all of them together",
-        )
-    name, equals, place = head.partition("=")
-    repo, revision = parse_mount_name(place if equals else head)
-    if revision.worktree is not None:
-        raise InvalidInput(f"the input '{display(text)}' is a worktree; a job reads commits")
-    if not equals:
-        name = repo
-    if not _NAME.match(name) or name == "out":
-        raise InvalidInput(
-            f"'{display(name)}' cannot be the name of an input",
-            hint="give it another, as in NAME=repo@branch:glob; it is a directory in /pfs, where 'out' is the output",
-        )
-    Glob(glob)
-    return InputSpec(name, repo, revision, glob)
+        if not is_plain(self.input):
+            value["input"] = self.input.as_json()
+        limits = {"memory": self.limits.memory, "cpus": self.limits.cpus, "pids": self.limits.pids, "gpus": self.gpus}
+        more = {
+            "name": self.name,
+            "description": self.description,
+            "metadata": dict(self.metadata),
+            "image": self.image,
+            "user": self.user,
+            "working_dir": self.working_dir,
+            "accept_return_code": list(self.accept_return_code),
+            "err_command": list(self.err_command),
+            "err_stdin": self.err_stdin,
+            "tries": self.tries if self.tries != 1 else None,
+            "job_timeout": self.job_timeout,
+            "workers": self.workers,
+            "limits": {key: limit for key, limit in limits.items() if limit},
+            "merge": str(self.merge) if self.merge is not Merge.ERROR else None,
+            "reprocess": self.reprocess,
+            "salt": self.salt,
+            "isolate": self.isolate,
+        }
+        return value | {key: given for key, given in more.items() if given}
 
 
 def parse_output(text: str) -> tuple[str, str]:
@@ -119,29 +148,41 @@ def parse_env(pairs: Iterable[str]) -> dict[str, str]:
 
 def check_spec(spec: JobSpec) -> JobSpec:
     """The spec, with all branches named, if its parts fit together. Raises InvalidInput."""
-    if not spec.command or not spec.command[0]:
+    if not spec.image and (not spec.command or not spec.command[0]):
         raise InvalidInput("there is no command to run", hint="it stands behind '--', as in: … -- python3 edges.py")
-    if not spec.inputs:
-        raise InvalidInput("there is no input", hint="name one, as in: --input 'images@master:/*'")
-    names = [source.name for source in spec.inputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(
-                f"two inputs have the name '{name}'", hint=f"give one another name, as in: --input 'other={name}@…'"
-            )
+    check_input(spec.input)
     for source in spec.inputs:
         if source.repo == spec.output_repo and source.branch == spec.output_branch:
             raise InvalidInput(f"{spec.output} is both input and output", hint="write the results to another branch")
-    if spec.timeout is not None and not spec.timeout > 0:
-        raise InvalidInput(f"a timeout of {spec.timeout:g} seconds leaves no time to run")
+    for what, seconds in (("timeout", spec.timeout), ("timeout of the job", spec.job_timeout)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise InvalidInput(f"a {what} of {seconds:g} seconds leaves no time to run")
+    if spec.tries < 1:
+        raise InvalidInput(f"{spec.tries} tries are not one", hint="1 runs each datum once")
     return spec
 
 
-def pipeline_of(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two jobs runs of one pipeline: the output and the inputs, not the command or the code.
+def same_pipeline(made: Mapping[str, Any], spec: JobSpec) -> bool:
+    """Whether a spec (JSON) that made an output belongs to the same pipeline: by its name, or by its inputs.
 
-    Takes the JSON of a spec.
+    The command and the code are not looked at: a pipeline that got better is still the same.
     """
-    inputs: Sequence[Mapping[str, Any]] = spec["inputs"]
-    sources = sorted((str(i["name"]), str(i["repo"]), str(i["branch"]), str(i["glob"])) for i in inputs)
-    return spec["output"]["repo"], spec["output"]["branch"], *sources
+    output = (made["output"]["repo"], made["output"]["branch"])
+    if output != (spec.output_repo, spec.output_branch):
+        return False
+    return bool(spec.name and made.get("name") == spec.name) or same_inputs(made, spec)
+
+
+def same_inputs(made: Mapping[str, Any], spec: JobSpec) -> bool:
+    """Whether a spec (JSON) reads the same inputs, combined in the same way."""
+    mine = spec.as_json()
+    return input_of_json(made) == input_of_json(mine) and _ways(made) == _ways(mine)
+
+
+def _ways(spec: Mapping[str, Any]) -> Any:
+    """How a spec combines and presents its inputs; in a plain cross product their order says nothing."""
+    plain = ("name", "repo", "branch", "glob")
+    flags = sorted(
+        (i["name"], [(key, i[key]) for key in sorted(i) if key not in plain and key != "commit"]) for i in spec["inputs"]
+    )
+    return spec.get("input"), flags

@@ -110,6 +110,11 @@ class Glob:
         """True when it matches the root, and so nothing else."""
         return not self._parts and self._tail is None
 
+    @property
+    def groups(self) -> int:
+        """How many pairs of parentheses capture something."""
+        return self._whole.groups
+
     def match(self, path: RepoPath) -> re.Match[str] | None:
         """The match of one path, with what the parentheses captured; None when the path does not match."""
         if not path:

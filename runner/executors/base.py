@@ -65,9 +65,25 @@ class Reason(enum.StrEnum):
     FAILED = "failed"
     SIGNALLED = "signalled"
     TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"  # its memory limit, or the machine's end of memory, killed a process of it
     NOT_FOUND = "not_found"
     NOT_EXECUTABLE = "not_executable"
     NO_CWD = "no_cwd"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all processes of one datum together may use; None: no limit but the machine's."""
+
+    memory: int | None = None
+    """Bytes, without swap. Who needs more is killed: `Reason.OUT_OF_MEMORY`."""
+    cpus: float | None = None
+    """Processors' worth of time."""
+    pids: int | None = None
+    """Processes and threads."""
+
+    def __bool__(self) -> bool:
+        return self != Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +118,8 @@ class Task:
     binds: Sequence[Bind]
     out: Path  # an empty directory of the host, shown writable at /pfs/out
     argv: Sequence[str | bytes]
-    env: Mapping[str, str]  # the whole environment
-    cwd: Path
+    env: Mapping[str, str]  # the whole environment; in a container, on top of what the image has
+    cwd: Path | None  # None: the image's (a container only)
     log: Path  # stdout and stderr are appended to it as they are written; the rest of the path exists
     stdin: bytes | None = None  # None: /dev/null
     timeout: float | None = None  # seconds
@@ -124,7 +140,7 @@ class Task:
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError(f"not a time limit: {self.timeout}")
         for path in (self.out, self.cwd, self.log):
-            if not path.is_absolute():
+            if path is not None and not path.is_absolute():
                 raise ValueError(f"not an absolute path: {os.fspath(path)!r}")
         check_disjoint([bind.target for bind in self.binds])
 
@@ -148,6 +164,8 @@ class Outcome:
     max_rss: int
     user_s: float
     system_s: float
+    struck: tuple[str, ...] = ()
+    """The limits that were reached meanwhile (`memory`, `pids`), whether or not the command failed by it."""
 
     @property
     def ok(self) -> bool:

@@ -92,7 +92,7 @@ class MemoryWorker:
         view = View(task)
         name = os.fsdecode(task.argv[0])
         program = self._programs.get(name)
-        if not task.cwd.is_dir():
+        if task.cwd is not None and not task.cwd.is_dir():
             return refused(view, started_ns, Reason.NO_CWD, 126, f"cannot work in {os.fspath(task.cwd)!r}")
         if program is None:
             return refused(view, started_ns, Reason.NOT_FOUND, 127, f"{name}: command not found")

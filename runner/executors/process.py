@@ -268,6 +268,8 @@ class ProcessWorker:
 
 
 def order_of(task: Task) -> wire.Order:
+    if task.cwd is None:
+        raise ValueError("a process has no working directory of its own")
     return {
         "binds": [(bind.source, bind.target, bind.read_only) for bind in task.binds],
         "out": os.fsencode(task.out),
