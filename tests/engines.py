@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,8 @@ from runner.executors.containers.podman import PodmanEngine
 
 IMAGE = "localhost/pfs-test:busybox"
 SCRATCH = "localhost/pfs-test:scratch"
+HOME = Path("/home")  # a directory of the first image, and where it works
+CACHE = Path(tempfile.gettempdir(), f"pfs-test-init-{os.geteuid()}")  # the one thing kept between runs
 BUSYBOX = Path("/bin/busybox")
 # On a host with both versions of cgroups, or without CAP_SYS_RESOURCE, the defaults of podman fail.
 SETTINGS = """\
@@ -67,6 +70,17 @@ def image_of(engine: Sequence[str], place: Path, **options: object) -> None:
     run([*engine, "import", str(bare), SCRATCH], **options)
 
 
+@contextmanager
+def storage(name: str) -> Iterator[Path]:
+    """A directory whose path is short enough for sockets in it; what is mounted below is taken away first."""
+    place = Path(tempfile.mkdtemp(prefix=f"pfs-{name}-", dir="/var/tmp"))
+    try:
+        yield place
+    finally:
+        unmount_below(place)
+        shutil.rmtree(place, ignore_errors=os.geteuid() != 0)
+
+
 def podman_environment(place: Path, environ: Mapping[str, str]) -> dict[str, str]:
     settings = place / "containers.conf"
     runtime = "runc" if shutil.which("runc") else "crun"
@@ -74,16 +88,14 @@ def podman_environment(place: Path, environ: Mapping[str, str]) -> dict[str, str
     return {**environ, "CONTAINERS_CONF": str(settings)}
 
 
-def podman_command(place: Path) -> tuple[str, ...]:
-    return ("podman", "--root", str(place / "root"), "--runroot", str(place / "run"))
-
-
 @contextmanager
-def podman_storage(place: Path) -> Iterator[PodmanEngine]:
+def podman_storage() -> Iterator[PodmanEngine]:
     skip_without("podman")
-    command, env = podman_command(place), podman_environment(place, os.environ)
-    with ExitStack() as undo:
-        undo.callback(unmount_below, place)
+    with storage("podman") as place, ExitStack() as undo:
+        command, env = (
+            ("podman", "--root", f"{place}/root", "--runroot", f"{place}/run"),
+            podman_environment(place, os.environ),
+        )
         undo.callback(subprocess.run, [*command, "rm", "-af", "-t0"], env=env, capture_output=True, check=False)
         image_of(command, place, env=env)
         yield PodmanEngine(command, env=env)
@@ -98,17 +110,16 @@ def unmount_below(place: Path) -> None:
 
 
 @contextmanager
-def docker_daemon(place: Path) -> Iterator[DockerEngine]:
+def docker_daemon() -> Iterator[DockerEngine]:
     """A daemon of its own, which leaves the host's network alone."""
     skip_without("dockerd", "docker")
     if os.geteuid():
         pytest.skip("dockerd needs root")
-    host = f"unix://{place}/docker.sock"
-    command = ["dockerd", "--data-root", place / "data", "--exec-root", place / "exec", "-H", host]
-    command += ["--pidfile", place / "docker.pid", "--storage-driver=overlay2", "--iptables=false"]
-    command += ["--ip6tables=false", "--bridge=none"]
-    with ExitStack() as undo, (place / "log").open("wb") as log:
-        undo.callback(unmount_below, place)
+    with storage("docker") as place, ExitStack() as undo, (place / "log").open("wb") as log:
+        host = f"unix://{place}/docker.sock"
+        command = ["dockerd", f"--data-root={place}/data", f"--exec-root={place}/exec", f"--host={host}"]
+        command += [f"--pidfile={place}/docker.pid", "--storage-driver=overlay2", "--iptables=false"]
+        command += ["--ip6tables=false", "--bridge=none"]
         daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         undo.callback(daemon.wait, 30)
         undo.callback(daemon.terminate)
@@ -126,12 +137,12 @@ def docker_daemon(place: Path) -> Iterator[DockerEngine]:
 
 
 @contextmanager
-def podman_service(place: Path) -> Iterator[DockerEngine]:
+def podman_service() -> Iterator[DockerEngine]:
     """Podman behind Docker's API."""
-    with podman_storage(place) as engine, ExitStack() as undo:
+    with podman_storage() as engine, storage("service") as place, ExitStack() as undo:
         socket = place / "podman.sock"
         service = subprocess.Popen(
-            [*podman_command(place), "system", "service", "--time=0", f"unix://{socket}"],
+            [*engine.command, "system", "service", "--time=0", f"unix://{socket}"],
             env=engine.env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -56,16 +56,22 @@ class Container:
             return "the container ended: its memory limit, or the machine's end of memory, killed its first process"
         return "the container ended before its command: it was removed, or something killed its first process"
 
-    async def aclose(self, patience_s: float) -> None:
-        """Ends it. PID 1 leaves when the line ends; the kernel reports it dead only after all that ran in there."""
+    async def aclose(self, patience_s: float) -> bool:
+        """Ends it. False when something in it does not die.
+
+        PID 1 leaves when the line ends; the kernel kills what is left, and reports PID 1 dead only after all of it.
+        """
+        gone = self._exit_fd is None
         with trio.CancelScope(shield=True):
             self._line.close()
             if self._exit_fd is not None:
                 with trio.move_on_after(patience_s):
                     await trio.lowlevel.wait_readable(self._exit_fd)
+                    gone = True
                 os.close(self._exit_fd)
                 self._exit_fd = None
             await self._engine.remove(self._identity)
+        return gone
 
 
 def open_process(pid: int) -> int | None:

@@ -100,7 +100,8 @@ class DockerEngine:
                 raise EngineError(f"the Docker daemon does not answer: {error}", hint=_hint(str(error))) from error
 
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(call)
+            answer = await trio.to_thread.run_sync(call)
+        return answer
 
     def _connect(self) -> docker.DockerClient:
         import docker

@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
 
 class Flag(enum.IntFlag):
     KILLED = 1  # because we said so
-    STUCK = 2  # a process of it cannot be killed; PID 1 has left
+    STUCK = 2  # PID 1 cannot kill a process of it, and has left so that the kernel does
     DIRTY = 4  # the container is not as it was before
 
 

@@ -44,6 +44,10 @@ class PodmanEngine:
         self._env = None if env is None else dict(env)
 
     @property
+    def command(self) -> tuple[str, ...]:
+        return self._command
+
+    @property
     def unshare(self) -> tuple[str, ...]:
         return (*self._command, "unshare")
 

@@ -79,8 +79,8 @@ class ContainerWorker:
 
     async def _end_container(self) -> None:
         container, self._container = self._container, None
-        if container is not None:
-            await container.aclose(_STOPPING_S)
+        if container is not None and not await container.aclose(_STOPPING_S):
+            self._lost = self._lost or "a process in the container hangs in the kernel and cannot be killed"
 
     def _check(self, task: Task) -> None:
         if task.hermetic and not self._options.hermetic:
@@ -137,13 +137,11 @@ class ContainerWorker:
             return Flag.STUCK
 
     async def _settle(self, task: Task, flags: Flag) -> None:
-        """Nothing of the command runs any more: its output goes where it belongs, and the next finds what this one did."""
-        usable = await trio.to_thread.run_sync(self._take_output, task.out)
-        if Flag.STUCK in flags:
-            self._lost = self._lost or "a process of the datum cannot be killed"
-        if self._isolate or not usable or flags & (Flag.STUCK | Flag.DIRTY):
+        """Of the command nothing is left; its output goes where it belongs, and the next will find what this one found."""
+        if self._isolate or flags & (Flag.STUCK | Flag.DIRTY):
             await self._end_container()
-        if not usable:
+        if not await trio.to_thread.run_sync(self._take_output, task.out):
+            await self._end_container()
             self._slot.remake_out()
 
     def _take_output(self, out: Path) -> bool:
@@ -151,7 +149,7 @@ class ContainerWorker:
         return self._slot.collect(out)
 
     def _outcome(self, reply: orders.Reply, task: Task, log: int, *, late: bool, met: tuple[str, ...]) -> Outcome:
-        if Flag.STUCK in reply.flags:
+        if self._lost:
             raise WorkerLost(self._lost)
         if reply.kind is Kind.NOT_STARTED:
             raise WorkerLost(f"cannot start a process in the container: {os.strerror(reply.error)}")
