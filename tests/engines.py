@@ -33,6 +33,7 @@ runtime = "{runtime}"
 image_copy_tmp_dir = "{place}"
 tmp_dir = "{place}/tmp"
 """
+SU_ROOT = "#include <unistd.h>\nint main(int c, char **v) { return setuid(0) || execvp(v[1], v + 1) || c; }"
 _STARTING_S = 30
 
 
@@ -59,6 +60,8 @@ def image_of(engine: Sequence[str], place: Path, **options: object) -> None:
     for name in run([BUSYBOX, "--list"]).split():
         if name != "busybox":
             (tree / "bin" / name).symlink_to("busybox")
+    run(["gcc", "-static", "-s", "-x", "c", "-o", tree / "bin/su-root", "-"], input=SU_ROOT)
+    (tree / "bin/su-root").chmod(0o4755)
     (tree / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\nsomeone:x:1000:1000:someone:/home:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\nsomeone:x:1000:\nusers:x:100:someone\n")
     archive = place / "tree.tar"
@@ -90,7 +93,7 @@ def podman_environment(place: Path, environ: Mapping[str, str]) -> dict[str, str
 
 @contextmanager
 def podman_storage() -> Iterator[PodmanEngine]:
-    skip_without("podman")
+    skip_without("podman", "gcc")
     with storage("podman") as place, ExitStack() as undo:
         command, env = (
             ("podman", "--root", f"{place}/root", "--runroot", f"{place}/run"),
@@ -112,7 +115,7 @@ def unmount_below(place: Path) -> None:
 @contextmanager
 def docker_daemon() -> Iterator[DockerEngine]:
     """A daemon of its own, which leaves the host's network alone."""
-    skip_without("dockerd", "docker")
+    skip_without("dockerd", "docker", "gcc")
     if os.geteuid():
         pytest.skip("dockerd needs root")
     with storage("docker") as place, ExitStack() as undo, (place / "log").open("wb") as log:

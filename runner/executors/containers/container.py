@@ -88,13 +88,7 @@ async def start_container(engine: Engine, options: ContainerOptions, slot: Slot,
         undo.callback(listener.close)
         slot.place_init(program)
         undo.callback(slot.clear_init)
-        try:
-            identity = await engine.start(options)
-        except ImageMissing as error:
-            raise ExecutorUnavailable([Obstacle(error.message, error.hint or "build it or pull it")]) from error
-        except EngineError as error:
-            remedy = error.hint or f"try `{engine.name} run --rm {options.image}` by hand"
-            raise ExecutorUnavailable([Obstacle(f"cannot run a container here: {error.message}", remedy)]) from error
+        identity = await start_or_explain(engine, options)
         try:
             line, peer = await accept(listener)
             container = Container(engine, identity, line, peer)
@@ -107,6 +101,22 @@ async def start_container(engine: Engine, options: ContainerOptions, slot: Slot,
             if isinstance(error, (PfsError, trio.TooSlowError)):
                 raise ExecutorUnavailable([_silent(engine.name)]) from error
             raise
+
+
+async def start_or_explain(engine: Engine, options: ContainerOptions) -> str:
+    """The id of a container that runs. Raises ExecutorUnavailable."""
+    try:
+        return await engine.start(options)
+    except EngineError as error:
+        remedy = error.hint or f"try `{engine.name} run --rm {options.image}` by hand"
+        obstacle = Obstacle(f"cannot run a container here: {error.message}", remedy)
+        try:
+            await engine.find_image(options.image)
+        except ImageMissing as missing:
+            obstacle = Obstacle(missing.message, missing.hint or "build it or pull it")
+        except EngineError:
+            pass  # the first complaint is the one that counts
+        raise ExecutorUnavailable([obstacle]) from error
 
 
 def _silent(engine: str) -> Obstacle:

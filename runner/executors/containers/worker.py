@@ -106,7 +106,7 @@ class ContainerWorker:
                 reply, late = await self._ask(container, task, fds)
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
-                    await self._settle(task, await self._stop_quietly(container))
+                    await self._stop_quietly(container, task)
                 raise
             met = struck(before, container.counters.read())
             with trio.CancelScope(shield=True):
@@ -128,13 +128,13 @@ class ContainerWorker:
             return await container.receive()
         raise WorkerLost("the container does not answer")
 
-    async def _stop_quietly(self, container: Container) -> Flag:
-        """After a cancellation, which is what the caller hears of."""
+    async def _stop_quietly(self, container: Container, task: Task) -> None:
+        """After a cancellation, which is all that the caller hears of."""
         try:
-            return (await self._stop(container)).flags
-        except WorkerLost as error:
+            await self._settle(task, (await self._stop(container)).flags)
+        except ExecutorError as error:
             self._lost = error.message
-            return Flag.STUCK
+            await self._end_container()
 
     async def _settle(self, task: Task, flags: Flag) -> None:
         """Of the command nothing is left; its output goes where it belongs, and the next will find what this one found."""
