@@ -76,7 +76,7 @@ def image_of(engine: Sequence[str], place: Path, **options: object) -> None:
 @contextmanager
 def storage(name: str) -> Iterator[Path]:
     """A directory whose path is short enough for sockets in it; what is mounted below is taken away first."""
-    place = Path(tempfile.mkdtemp(prefix=f"pfs-{name}-", dir="/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix=f"pfs-{name}-"))
     try:
         yield place
     finally:

@@ -142,6 +142,10 @@ def test_an_image_that_is_not_there_is_an_obstacle(podman: PodmanEngine, tmp_pat
     assert os.listdir(tmp_path) == []
     with pytest.raises(ImageMissing):
         trio.run(podman.find_image, "localhost/no-such:image")
+
+
+@pytest.mark.long
+def test_an_image_that_no_registry_has_says_so(podman: PodmanEngine) -> None:
     with pytest.raises(ImageMissing, match="cannot get the image"):
         trio.run(podman.pull_image, "localhost/no-such:image")
 

@@ -29,7 +29,7 @@ echo "== rest"; pwd; umask; ls /sys/class/net; cat /proc/sys/kernel/hostname | w
 STATUS = ("Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Cap", "Sig[BI]", "Cpus_allowed")
 # Our own, and what differs between any two containers.
 NOISE = re.compile(
-    r"[0-9a-f]{64}|\b[A-Z2-7]{26}\b|(?<=HOSTNAME=)\w+|lowerdir=\S+,workdir=\S+|/var/tmp/pfs-\w+-\w+/(run|root)/\S+"
+    r"[0-9a-f]{64}|\b[A-Z2-7]{26}\b|(?<=HOSTNAME=)\w+|lowerdir=\S+,workdir=\S+|/\S*/pfs-podman-\w+/(run|root)/\S+"
 )
 
 
