@@ -39,7 +39,7 @@ _STARTING_S = 30
 
 def skip_without(*programs: str) -> None:
     if missing := [program for program in programs if shutil.which(program) is None]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+        pytest.skip(f"NO TEST OF CONTAINERS: not installed: {', '.join(missing)}")
 
 
 def run(command: Sequence[str | Path], **options: object) -> str:
@@ -101,6 +101,10 @@ def podman_storage() -> Iterator[PodmanEngine]:
         )
         undo.callback(subprocess.run, [*command, "rm", "-af", "-t0"], env=env, capture_output=True, check=False)
         image_of(command, place, env=env)
+        probe = [*command, "run", "--rm", "--network=none", IMAGE, "true"]
+        done = subprocess.run(probe, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"NO TEST OF PODMAN: it cannot run a container here: {done.stderr}")
         yield PodmanEngine(command, env=env)
         assert not run([*command, "ps", "-aq"], env=env), "containers are left behind"
 
@@ -117,7 +121,7 @@ def docker_daemon() -> Iterator[DockerEngine]:
     """A daemon of its own, which leaves the host's network alone."""
     skip_without("dockerd", "docker", "gcc")
     if os.geteuid():
-        pytest.skip("dockerd needs root")
+        pytest.skip("NO TEST OF DOCKER: dockerd needs root")
     with storage("docker") as place, ExitStack() as undo, (place / "log").open("wb") as log:
         host = f"unix://{place}/docker.sock"
         command = ["dockerd", f"--data-root={place}/data", f"--exec-root={place}/exec", f"--host={host}"]
@@ -133,7 +137,7 @@ def docker_daemon() -> Iterator[DockerEngine]:
                 break
             time.sleep(0.1)
         else:
-            pytest.skip(f"dockerd does not work here: {(place / 'log').read_text()[-500:]}")
+            pytest.skip(f"NO TEST OF DOCKER: dockerd does not work here: {(place / 'log').read_text()[-500:]}")
         image_of(client, place)
         yield DockerEngine(host)
         assert not run([*client, "ps", "-aq"]), "containers are left behind"
@@ -164,4 +168,4 @@ def wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    pytest.skip(f"{process.args!r} does not work here")
+    pytest.skip(f"NO TEST OF CONTAINERS: {process.args!r} does not work here")

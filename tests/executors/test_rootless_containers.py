@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.executors.containers.docker_api import DockerEngine
+
 ROOT = Path(__file__).resolve().parents[2]
 USER, UID = "pfstester", 54321
 SUITES = (
@@ -90,6 +92,42 @@ def test_all_holds_for_an_ordinary_user(home: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout.splitlines()[-1]
     assert not left_by_user()
+
+
+DOCKER = """
+import os, sys, trio
+from pathlib import Path
+from runner.executors.base import Task
+from runner.executors.containers.docker_api import DockerEngine
+from runner.executors.containers.executor import ContainerExecutor
+from tests.engines import CACHE, IMAGE
+home, engine = Path.home(), DockerEngine(sys.argv[1])
+work, out, log = home / "work", home / "out", home / "log"
+work.mkdir(); out.mkdir()
+async def main():
+    print(*await ContainerExecutor(engine, IMAGE, work=work, cache=CACHE).preflight())
+    mine = ContainerExecutor(engine, IMAGE, work=work, cache=CACHE, user=f"{os.getuid()}:{os.getgid()}")
+    async with mine.open_worker() as worker:
+        print((await worker.run(Task([], out, ["sh", "-c", "id -u; echo mine > /pfs/out/file"], {}, None, log))).reason)
+    print(log.read_text(), (out / "file").read_text(), os.listdir(work))
+trio.run(main)
+"""
+
+
+@pytest.mark.long
+def test_docker_needs_the_users_own_id_for_an_ordinary_user(docker: DockerEngine, home: Path) -> None:
+    """Somebody of the group docker: what root writes in a container is not theirs."""
+    host = docker.host
+    assert host is not None
+    socket = Path(host.removeprefix("unix://"))
+    socket.parent.chmod(0o755)
+    socket.chmod(0o666)
+    (home / "script").write_text(DOCKER)
+    done = as_user(home, f"cd code && $PYTHON ../script {host}")
+    assert done.returncode == 0, done.stderr
+    obstacle, *rest = done.stdout.splitlines()
+    assert obstacle.endswith(f"use podman, run the job as root, or run the command as the user {UID}:{UID}")
+    assert rest == ["ok", str(UID), " mine", " []"]
 
 
 def left_by_user() -> list[str]:

@@ -35,6 +35,10 @@ class DockerEngine:
     def __init__(self, host: str | None = None) -> None:
         self._host = host
 
+    @property
+    def host(self) -> str | None:
+        return self._host
+
     async def obstacles(self) -> tuple[Obstacle, ...]:
         try:
             await self.version()

@@ -95,22 +95,22 @@ class Slot:
         try:
             os.rename(bind.source, shown)
         except OSError as error:
-            if error.errno not in _IMMOVABLE:
+            number = error.errno or 0
+            if number not in _IMMOVABLE:
                 raise _refusal(bind, error.strerror or "") from error
         else:
             undo.callback(os.rename, shown, bind.source)
             return
+        why = f"it cannot be moved ({os.strerror(number)}), and here no mount reaches a running container: copy it"
         if os.path.islink(bind.source):
             os.symlink(os.readlink(bind.source), shown)
             undo.callback(os.unlink, shown)
         elif not self.propagates or os.geteuid():
-            raise _refusal(
-                bind, "it is on another filesystem, and a running container cannot get a mount here: copy it"
-            )
+            raise _refusal(bind, why)
         else:
             self._mount(bind, shown, undo)
             if not is_same(bind.source, f"/proc/{pid}/root/pfs/{os.fsdecode(bind.target)}"):
-                raise _refusal(bind, "what is mounted here does not show in the container: copy it")
+                raise _refusal(bind, why)
 
     def _mount(self, bind: Bind, shown: bytes, undo: ExitStack) -> None:
         try:
