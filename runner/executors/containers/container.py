@@ -12,7 +12,7 @@ import trio
 
 from runner.executors.base import ExecutorUnavailable, Obstacle, WorkerLost
 from runner.executors.containers import orders
-from runner.executors.containers.cgroup import Counters
+from runner.executors.containers.cgroup import Counters, struck
 from runner.executors.containers.engine import ContainerOptions, Engine, EngineError, ImageMissing
 from runner.executors.containers.slot import SOCKET, Slot
 
@@ -28,8 +28,17 @@ class Container:
         self._identity = identity
         self._line = line
         self.pid, self.uid, self.gid = peer
-        self.counters = Counters.of(self.pid) if self.pid else Counters()
+        self._counters = Counters.of(self.pid) if self.pid else Counters()
+        self._before = self._counters.read()
         self._exit_fd = open_process(self.pid)
+
+    def begin_count(self) -> None:
+        """From here on `struck` counts."""
+        self._before = self._counters.read()
+
+    def struck(self) -> tuple[str, ...]:
+        """The limits that were met since."""
+        return struck(self._before, self._counters.read())
 
     async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
         """Raises WorkerLost when it has ended."""
@@ -51,7 +60,7 @@ class Container:
 
     def explain_end(self) -> str:
         """Called at once when the line ends: the counters go with the container."""
-        if self.counters.read().get("memory", 0):
+        if "memory" in self.struck():
             return "the container ended: its memory limit, or the machine's end of memory, killed its first process"
         return "the container ended before its command: it was removed, or something killed its first process"
 

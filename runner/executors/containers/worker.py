@@ -6,14 +6,13 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import trio
 
 from runner.executors.base import ExecutorError, ExecutorUnavailable, Obstacle, Outcome, Task, TaskRefused, WorkerLost
 from runner.executors.containers import orders
-from runner.executors.containers.cgroup import struck
 from runner.executors.containers.container import Container, start_container
 from runner.executors.containers.engine import ContainerOptions, Engine
 from runner.executors.containers.orders import Flag, Kind
@@ -108,14 +107,14 @@ class ContainerWorker:
             if self._owners.must_give(self._slot.out, container.uid, container.gid):
                 await trio.to_thread.run_sync(self._owners.give, self._slot.out, container.uid, container.gid)
             undo.enter_context(self._slot.showing(task.binds, container.pid))
-            before = container.counters.read()
+            container.begin_count()
             try:
                 reply, late = await self._ask(container, task, fds)
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
                     await self._stop_quietly(container, task)
                 raise
-            met = struck(before, container.counters.read())
+            met = container.struck()
             with trio.CancelScope(shield=True):
                 await self._settle(task, reply.flags)
             return self._outcome(reply, task, fds[-1], late=late, met=met)
@@ -131,7 +130,8 @@ class ContainerWorker:
     async def _stop(self, container: Container) -> orders.Reply:
         """The one reply that is due comes whether the order to kill was early or late."""
         with trio.move_on_after(_STOPPING_S, shield=True):
-            await container.send(orders.KILL)
+            with suppress(WorkerLost):  # it may have left already, after its reply
+                await container.send(orders.KILL)
             return await container.receive()
         raise WorkerLost("the container does not answer")
 
