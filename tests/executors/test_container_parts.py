@@ -115,6 +115,8 @@ def test_podman_is_quoted_without_its_warnings_and_known_troubles_have_a_remedy(
     error = podman.refusal(said)
     assert error.message == "podman: crun: cgroups in hybrid mode not supported: OCI runtime error"
     assert "cgroup_manager" in (error.hint or "")
+    for words in ("crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted", "runc: error setting rlimits for process"):
+        assert "default_ulimits" in (podman.refusal(f"Error: {words}").hint or "")
     assert podman.refusal("").message == "podman: podman failed and said nothing"
 
 
