@@ -13,12 +13,13 @@ from pfsmount.cli import output
 from pfsmount.ids import display
 from pfsmount.repo.store import Store
 from runner.executors.process import ProcessExecutor
+from runner.input_spec import cross_of, parse_input
 from runner.inputs import complete_spec, uncommitted
 from runner.job import JobOptions, JobResult, run_job
 from runner.jobs import JobStore
 from runner.program import Caller
 from runner.record import DatumRecord, Record
-from runner.spec import JobSpec, parse_env, parse_input, parse_output
+from runner.spec import JobSpec, parse_env, parse_output
 from runner.staging_choice import staging_by_name
 from runner.state import JobState, Phase
 
@@ -50,7 +51,7 @@ class RunRequest:
         """Raises InvalidInput."""
         repo, branch = parse_output(self.output)
         return JobSpec(
-            inputs=tuple(parse_input(text) for text in self.inputs),
+            input=cross_of([parse_input(text) for text in self.inputs]),
             output_repo=repo,
             output_branch=branch,
             command=tuple(self.command),
@@ -108,7 +109,7 @@ def run_and_print(store: Store, request: RunRequest) -> int:
     spec = request.spec()
     _mind_uncommitted(store, spec, request.commit)
     options = JobOptions(
-        executor=ProcessExecutor(),
+        executor=lambda _: ProcessExecutor(),
         staging=staging_by_name(request.staging),
         workers=request.workers or len(os.sched_getaffinity(0)),
         fail_fast=request.fail_fast,

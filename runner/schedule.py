@@ -9,6 +9,7 @@ threads do what blocks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ import trio
 from pfsmount.errors import PfsError
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
+from runner.attempts import Ended, run_attempts
 from runner.collect import Collector, Finished
 from runner.datum import Datum
 from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
 from runner.scratch import Scratch, ScratchPool
+from runner.spec import JobSpec
 from runner.staging import Staged, Staging
 from runner.state import Event, JobState, advance
 
@@ -45,13 +48,16 @@ class Ready:
 class Work:
     """The datums of a plan, split into those that must run and those whose result is there. One thread at a time."""
 
-    def __init__(self, store: Store, plan: Iterator[Datum]) -> None:
-        self._store, self._plan = store, plan
+    def __init__(self, store: Store, plan: Iterator[Datum], *, reuse: bool = True) -> None:
+        """Without `reuse`, all of them must run."""
+        self._store, self._plan, self.reuse = store, plan, reuse
         self.planned = 0
         """Datums that were looked at."""
         self.exhausted = False
         self.skipped_keys = bytearray()
         """32 bytes each."""
+        self.links = False
+        """A datum has a symlink as a match."""
 
     def take(self, count: int) -> tuple[list[Datum], int]:
         """Up to `count` datums to run, and how many were skipped before they were found. Raises Corrupt."""
@@ -63,7 +69,8 @@ class Work:
                 self.exhausted = True
                 break
             self.planned += 1
-            if find_result(self._store, datum.key) is None:
+            self.links = self.links or datum.has_links
+            if not self.reuse or find_result(self._store, datum.key) is None:
                 found.append(datum)
             else:
                 self.skipped_keys += datum.key
@@ -80,6 +87,7 @@ class Schedule:
     staging: Staging
     collector: Collector
     pool: ScratchPool
+    spec: JobSpec
     task_of: Callable[[Datum, Scratch, Staged], Task]
     workers: int
     fail_fast: bool
@@ -87,8 +95,11 @@ class Schedule:
     """Called with the state and, once it is known, the total number of datums."""
     kept: int = 0
     """Datums of the total that were not planned, because an earlier job's record has them."""
+    reuse: bool = True
+    """A datum that another job has finished meanwhile is not run."""
     state: JobState = field(default_factory=JobState)
     total: int | None = None
+    timed_out: bool = False
     dangling: list[str] = field(default_factory=list)
     """Symlinks in inputs that lead out of what a datum sees."""
     _running: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -117,8 +128,11 @@ class Schedule:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect, done)
             async with send_done:
-                with self._running:
+                with self._running, trio.move_on_after(_limit(self.spec.job_timeout)) as limit:
                     await self._run_pool(first, work, worker, send_done)
+            if limit.cancelled_caught:
+                self.timed_out = True
+                self.state = advance(self.state, Event.TIMED_OUT)
         self.state = advance(self.state, Event.DATUMS_ENDED)
 
     async def _run_pool(
@@ -171,7 +185,7 @@ class Schedule:
 
     def _prepare(self, datum: Datum) -> Ready | None:
         """Stage a datum; None when another job has finished it since it was planned."""
-        if find_result(self.store, datum.key) is not None:
+        if self.reuse and find_result(self.store, datum.key) is not None:
             return None
         scratch = self.pool.take()
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
@@ -225,13 +239,15 @@ class Schedule:
         return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs))
 
     async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
+        scratch = prepared.scratch
+        task = self.task_of(prepared.datum, scratch, prepared.staged)
         try:
-            outcome = await worker.run(self.task_of(prepared.datum, prepared.scratch, prepared.staged))
+            ended = await run_attempts(worker, task, self.spec, scratch.clean_out)
         except WorkerLost:
             raise
         except ExecutorError as error:
-            outcome = _failed(error)
-        return Finished(prepared.datum, prepared.scratch, outcome)
+            ended = _failed(error)
+        return Finished(prepared.datum, scratch, ended)
 
     async def _collect(self, done: trio.MemoryReceiveChannel[Finished]) -> None:
         async with done:
@@ -251,14 +267,11 @@ class Schedule:
     def _take(self, items: list[Finished]) -> list[Event]:
         events = []
         for finished in items:
-            ok = self.collector.take(finished)
-            if finished.outcome is None:
-                events.append(Event.DATUM_SKIPPED)
-            else:
-                events.append(Event.DATUM_PROCESSED if ok else Event.DATUM_FAILED)
-                if not ok and self.fail_fast:
-                    self._draining = True
-                    events.append(Event.FAILED_FAST)
+            event = self.collector.take(finished)
+            events.append(event)
+            if event is Event.DATUM_FAILED and self.fail_fast:
+                self._draining = True
+                events.append(Event.FAILED_FAST)
         self.collector.write_progress({**self.state.counts(), "total": self.total, "phase": str(self.state.phase)})
         return events
 
@@ -294,7 +307,11 @@ async def _hand_over(finished: Finished, done: trio.MemorySendChannel[Finished])
             await trio.lowlevel.checkpoint()
 
 
-def _failed(error: PfsError) -> Outcome:
+def _failed(error: PfsError) -> Ended:
     """The end of a datum that the executor could not bring to one."""
     now = time.time_ns()
-    return Outcome(Reason.FAILED, _NOT_RUN_EXIT, None, error.message, now, now, 0, 0.0, 0.0)
+    return Ended(Outcome(Reason.FAILED, _NOT_RUN_EXIT, None, error.message, now, now, 0, 0.0, 0.0))
+
+
+def _limit(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds

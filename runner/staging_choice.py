@@ -29,6 +29,6 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
                 ) from None
             needs.note(f"inputs are copied, because they cannot be mounted here ({error.message})")
             return CopyStaging(needs.store.objects)
-        return MountStaging(place, needs.commits)
+        return MountStaging(place, needs.commits, CopyStaging(needs.store.objects))
 
     return choose

@@ -24,6 +24,9 @@ RESERVED_TARGET = b"out"
 MADE_MTIME_NS = 946_684_800 * 10**9
 
 
+_TIMEOUT_EXIT = 124
+
+
 class ExecutorError(PfsError):
     """The executor, not the command, failed."""
 
@@ -170,6 +173,35 @@ class Outcome:
     @property
     def ok(self) -> bool:
         return self.reason is Reason.OK
+
+    @property
+    def shell_exit(self) -> int:
+        """What a shell would have in `$?`."""
+        if self.exit_code is not None:
+            return self.exit_code
+        return _TIMEOUT_EXIT if self.reason is Reason.TIMEOUT else 128 + (self.signal or 0)
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people."""
+        return how_it_ended(self.reason, self.shell_exit, self.message)
+
+
+def how_it_ended(reason: str, shell_exit: int, message: str) -> str:
+    """The end of a command, for people."""
+    if message:
+        return message
+    match reason:
+        case Reason.OK:
+            return "ok"
+        case Reason.SIGNALLED:
+            return f"killed by signal {shell_exit - 128}"
+        case Reason.TIMEOUT:
+            return "took too long"
+        case Reason.OUT_OF_MEMORY:
+            return "out of memory"
+        case _:
+            return f"exit code {shell_exit}"
 
 
 class Worker(Protocol):

@@ -57,7 +57,7 @@ async def ignore_stdin(view: View) -> int:
 
 
 async def tell_all(view: View) -> int:
-    view.print(b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd)]) + b"\n")
+    view.print(b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd or "")]) + b"\n")
     return 0
 
 

@@ -64,7 +64,8 @@ from pfsmount.tree.node import Child, Node, NodeDraft, entry_item
 from pfsmount.tree.xattrs import decode_xattrs, encode_xattrs
 from runner.executors import wire
 from runner.record import parse_datum, parse_job
-from runner.spec import parse_env, parse_input, parse_output
+from runner.input_spec import parse_input
+from runner.spec import parse_env, parse_output
 from tests.fuzz.archives import ARCHIVES
 
 ID = ObjectId(bytes(range(32)))
