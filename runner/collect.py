@@ -6,6 +6,7 @@ killed loses at most that much, and the next run does it again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from pfsmount.repo.store import Store
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_fd
 from runner.attempts import Ended
+from runner.claims import Claims
 from runner.datum import Datum
 from runner.jobs import JobDirectory
 from runner.outputs import OutputReader, OutputRefused
@@ -47,7 +49,8 @@ class Finished:
 class Collector:
     """Takes in what datums left. One thread at a time."""
 
-    def __init__(self, store: Store, job: str, directory: JobDirectory, pool: ScratchPool) -> None:
+    def __init__(self, store: Store, job: str, directory: JobDirectory, pool: ScratchPool, claims: Claims) -> None:
+        self._claims = claims
         self._store, self._job, self._directory, self._pool = store, job, directory, pool
         self.keys = bytearray()
         """Of the datums that have a durable result, 32 bytes each, in the order in which they ended."""
@@ -133,6 +136,8 @@ class Collector:
             self.keys += b"".join(results)
             self.failed |= failures
             self.recovered |= recoveries
+            for key in itertools.chain(results, failures, recoveries):
+                self._claims.release(key)
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Let others see how far the job is, a few times a second at most."""

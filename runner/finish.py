@@ -23,7 +23,10 @@ from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry
 from runner import union
 from runner.collect import results_of
+from runner.environment import given_environment
 from runner.inputs import PinnedInput, Previous
+from runner.jobs import new_job_id
+from runner.prepare import Prepared
 from runner.program import Caller, Program, network_of
 from runner.record import OUT, DatumRecord, edit_datums, empty_datums, make_record, read_datum
 from runner.spec import JobSpec, Merge
@@ -89,6 +92,28 @@ class JobDraft:
             "ended_ns": time.time_ns() if phase.is_over else None,
             **state.counts(),
         }
+
+
+def draft_of(ready: Prepared, message: str | None = None) -> JobDraft:
+    """A job that is about to start."""
+    spec = ready.spec
+    return JobDraft(
+        new_job_id(time.time()),
+        spec,
+        ready.pinned,
+        ready.program,
+        ready.caller,
+        given_environment(spec, ready.caller),
+        message or _default_message(ready),
+        ready.head,
+        ready.base,
+        ready.to_remove(),
+    )
+
+
+def _default_message(ready: Prepared) -> str:
+    sources = ", ".join(source.text for source in ready.spec.inputs)
+    return f"{' '.join(ready.program.command)}  over {sources}"
 
 
 def start_job(store: Store, batch: Batch, draft: JobDraft) -> None:

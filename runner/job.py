@@ -29,15 +29,16 @@ from pfsmount.ids import ObjectId
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
 from pfsmount.tree.entry import Entry
+from runner.claims import Claims
 from runner.collect import Collector
 from runner.datum import Datum
-from runner.environment import datum_environment, given_environment
+from runner.environment import datum_environment
 from runner.executors.base import Executor, Task, Worker
-from runner.finish import JobDraft, finish_failed, finish_success, start_job
-from runner.inputs import Previous, complete_spec, look_at_output, pin_inputs, sources_of
-from runner.jobs import JobDirectory, JobStore, new_job_id
-from runner.plan import may_repeat, plan_added, plan_all, plan_removed, plan_tree
-from runner.program import Caller, Image, in_directory, resolve_program
+from runner.finish import JobDraft, draft_of, finish_failed, finish_success, start_job
+from runner.inputs import Previous
+from runner.jobs import JobDirectory, JobStore
+from runner.prepare import prepare
+from runner.program import Caller, Image
 from runner.record import DatumRecord, read_datum
 from runner.schedule import LOOKAHEAD, Schedule, Work
 from runner.scratch import Scratch, ScratchPool
@@ -131,9 +132,6 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
     Raises PfsError when it could not start, or could not go on (a full disk): then the job's record, if there is one, says so.
     """
     started = time.monotonic()
-    spec = complete_spec(store, spec)
-    if options.image is None:
-        caller = in_directory(spec, caller)
     jobs = JobStore(store)
     jobs.sweep()
     with store.objects.holding():  # the program and failed datums are named by no commit before the job's end
@@ -142,8 +140,8 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
             return plan
         for text in plan.draft.program.notes:
             observer.note(text)
-        with jobs.open_directory(plan.draft.id) as directory:
-            run = _JobRun(store, plan, directory, options, observer)
+        with jobs.open_directory(plan.draft.id) as directory, jobs.claims() as claims:
+            run = _JobRun(store, plan, directory, claims, options, observer)
             with _first_error():
                 trio.run(run.run)
             return run.result(time.monotonic() - started)
@@ -151,51 +149,14 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
 
 def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions) -> _Planned | JobResult:
     """What the job has to do; or how the last one ended, when that is what this one would do again."""
-    pinned = pin_inputs(store, spec)
-    with store.objects.batch() as batch:
-        program = resolve_program(batch, spec, caller, options.image)
-        if batch.objects_added:
-            batch.flush()
-    output = look_at_output(store, spec, take_over=options.take_over)
-    previous = output.previous
-    if previous is not None and not (previous.program == program.id.hex() and previous.would_do_the_same(spec)):
-        previous = None
-    if previous is not None and not spec.reprocess:
-        same = previous.commits_of(pinned) == [source.commit.id.hex() for source in pinned]
-        if same and not previous.recovered:
-            return _nothing_to_do(spec, previous)
-    repeats = may_repeat(spec.input)
-    if not options.incremental or spec.reprocess or repeats or (previous is not None and not previous.can_be_built_on):
-        previous = None
-    draft = JobDraft(
-        new_job_id(time.time()),
-        spec,
-        pinned,
-        program,
-        caller,
-        given_environment(spec, caller),
-        options.message or _default_message(spec),
-        output.head,
-        previous,
-    )
-    objects = store.objects
-    kept = 0
-    base_roots = None if previous is None else previous.roots_of(store, pinned)
-    part = plan_tree(objects, spec.input, sources_of(pinned, base_roots))
-    if previous is None:
-        datums = plan_all(program.id, part, repeats=repeats)
-    else:
-        draft.removed = list(plan_removed(program.id, part))
-        kept = previous.total - len(draft.removed)
-        datums = plan_added(program.id, part)
-    work = Work(store, datums, reuse=not spec.reprocess)
+    ready = prepare(store, spec, caller, options.image, take_over=options.take_over, incremental=options.incremental)
+    if (done := ready.nothing_to_do) is not None:
+        return _nothing_to_do(ready.spec, done)
+    draft = draft_of(ready, options.message)
+    kept = 0 if ready.base is None else ready.base.total - len(draft.removed)
+    work = Work(store, ready.to_add(), reuse=not ready.spec.reprocess)
     first, skipped = work.take(LOOKAHEAD)
     return _Planned(draft, work, first, kept + skipped, kept)
-
-
-def _default_message(spec: JobSpec) -> str:
-    sources = ", ".join(source.text for source in spec.inputs)
-    return f"{' '.join(spec.command) or spec.image}  over {sources}"
 
 
 def _nothing_to_do(spec: JobSpec, previous: Previous) -> JobResult:
@@ -208,12 +169,19 @@ class _JobRun:
     """The running of one job."""
 
     def __init__(
-        self, store: Store, plan: _Planned, directory: JobDirectory, options: JobOptions, observer: Observer
+        self,
+        store: Store,
+        plan: _Planned,
+        directory: JobDirectory,
+        claims: Claims,
+        options: JobOptions,
+        observer: Observer,
     ) -> None:
+        self._claims = claims
         self._store, self._plan, self._draft = store, plan, plan.draft
         self._directory, self._options, self._observer = directory, options, observer
         self._pool = ScratchPool(directory.datums)
-        self._collector = Collector(store, plan.draft.id, directory, self._pool)
+        self._collector = Collector(store, plan.draft.id, directory, self._pool, claims)
         self._commits = [source.commit.id for source in plan.draft.pinned]
         program = plan.draft.program
         self._executor = options.executor(directory.path)
@@ -284,6 +252,7 @@ class _JobRun:
             store=self._store,
             executor=self._executor,
             spec=self._draft.spec,
+            claims=self._claims,
             reuse=work.reuse,
             staging=staging,
             collector=self._collector,

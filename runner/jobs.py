@@ -31,6 +31,7 @@ from pfsmount.objects.locks import is_path_locked, try_lock
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
 from pfsmount.repo.store import Store
+from runner.claims import Claims
 from runner.record import Record
 from runner.scratch import remove_tree
 from runner.state import Phase
@@ -138,6 +139,10 @@ class JobStore:
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) else None
+
+    def claims(self) -> Claims:
+        """Who runs which datum, among all jobs. Raises NoSpace, PermissionDenied."""
+        return Claims(self._store.path / "run" / "claims")
 
     @contextmanager
     def open_directory(self, job: str) -> Iterator[JobDirectory]:

@@ -20,6 +20,7 @@ from pfsmount.errors import PfsError
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
 from runner.attempts import Ended, run_attempts
+from runner.claims import Claims
 from runner.collect import Collector, Finished
 from runner.datum import Datum
 from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
@@ -34,6 +35,7 @@ _DONE_MAX = 64
 _TAKE_AT_ONCE = 32
 _STAGERS_MAX = 4
 _NOT_RUN_EXIT = 125
+_AGAIN_FIRST_S, _AGAIN_LAST_S = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Schedule:
     fail_fast: bool
     on_change: Callable[[JobState, int | None], None]
     """Called with the state and, once it is known, the total number of datums."""
+    claims: Claims
+    """What other jobs run at this moment is left to them."""
     kept: int = 0
     """Datums of the total that were not planned, because an earlier job's record has them."""
     reuse: bool = True
@@ -104,6 +108,11 @@ class Schedule:
     """Symlinks in inputs that lead out of what a datum sees."""
     _running: trio.CancelScope = field(default_factory=trio.CancelScope)
     _draining: bool = False
+    _left: list[Datum] = field(default_factory=list)
+    """Datums that another job runs."""
+    _unstaged: int = 0
+    """Datums that a stager has, or will get."""
+    _staged: trio.Event = field(default_factory=trio.Event)
 
     def stop(self) -> None:
         """End the job: what runs is killed, what has finished is kept."""
@@ -152,15 +161,33 @@ class Schedule:
         async with todo:
             datums = first
             while datums:
-                for datum in datums:
-                    if self._draining:
-                        return
-                    await todo.send(datum)
-                if work.exhausted:
-                    return
+                await self._send(datums, todo)
+                if work.exhausted or self._draining:
+                    break
                 datums, skipped = await trio.to_thread.run_sync(work.take, LOOKAHEAD)
                 self.know_total(work)
                 self.count(Event.DATUM_SKIPPED, skipped)
+            await self._feed_left(todo)
+
+    async def _send(self, datums: list[Datum], todo: trio.MemorySendChannel[Datum]) -> None:
+        for datum in datums:
+            if self._draining:
+                return
+            self._unstaged += 1
+            await todo.send(datum)
+
+    async def _feed_left(self, todo: trio.MemorySendChannel[Datum]) -> None:
+        """Ask again for what another job runs, until that has a result, or has ended without one."""
+        pause = _AGAIN_FIRST_S
+        while (self._left or self._unstaged) and not self._draining:
+            if self._unstaged:
+                self._staged = trio.Event()
+                await self._staged.wait()
+                continue
+            datums, self._left = self._left, []
+            await trio.sleep(pause)
+            pause = min(pause * 1.5, _AGAIN_LAST_S)
+            await self._send(datums, todo)
 
     def know_total(self, work: Work) -> None:
         """How many datums there are, once the plan has been read to its end."""
@@ -177,16 +204,24 @@ class Schedule:
         async with todo, ready, done:
             async for datum in todo:
                 prepared = await trio.to_thread.run_sync(self._prepare, datum)
-                if prepared is None:
-                    await _hand_over(Finished(datum, None, None), done)
-                    continue
-                self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
-                await ready.send(prepared)
+                match prepared:
+                    case None:
+                        self._left.append(datum)
+                    case Finished():
+                        await _hand_over(prepared, done)
+                    case Ready():
+                        self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
+                        await ready.send(prepared)
+                self._unstaged -= 1
+                self._staged.set()
 
-    def _prepare(self, datum: Datum) -> Ready | None:
-        """Stage a datum; None when another job has finished it since it was planned."""
-        if self.reuse and find_result(self.store, datum.key) is not None:
+    def _prepare(self, datum: Datum) -> Ready | Finished | None:
+        """Stage a datum; not one that another job has finished since it was planned, or (None) runs at this moment."""
+        if not self.claims.take(datum.key):
             return None
+        if self.reuse and find_result(self.store, datum.key) is not None:
+            self.claims.release(datum.key)
+            return Finished(datum, None, None)
         scratch = self.pool.take()
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
 

@@ -409,3 +409,39 @@ def test_an_ordinary_user(nobodys_shell: Shell) -> None:
     shell.run("pfsjob", "run", "-i", "in@master:/a", "-o", "locked@master", "--", "/bin/sh", "-c", locked)
     assert shell.cat("locked@master:/d/f") == "x\n"
     assert os.listdir(shell.root / "store" / "jobs") == []
+
+
+def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
+    (shell.root / "code" / "slow.sh").write_text(
+        'n=${in##*/}\necho "$$" >> ran/"$n"\nsleep 0.4\ncp "$in" /pfs/out/"$n"\n'
+    )
+    (shell.root / "ran").mkdir()
+    shell.put({f"{i}": f"{i}" for i in range(8)})
+    arguments = ["run", "--input", "in@master:/*", "--workers", "2", "--json", "--", "sh", "code/slow.sh"]
+    runs = [shell.start("pfsjob", *arguments[:3], "--output", f"out@{branch}", *arguments[3:]) for branch in "ab"]
+    results = []
+    for run in runs:
+        out, errors = run.communicate(timeout=60)
+        assert run.returncode == 0, errors
+        results.append(json.loads(out))
+    assert [len(path.read_text().split()) for path in (shell.root / "ran").iterdir()] == [1] * 8
+    assert [result["total"] for result in results] == [8, 8]
+    assert sum(result["processed"] for result in results) == 8
+    assert min(result["processed"] for result in results) > 0
+    assert shell.cat("out@a:/7") == shell.cat("out@b:/7") == "7"
+
+
+def test_what_a_killed_run_had_begun_is_run_by_the_other(shell: Shell) -> None:
+    (shell.root / "code" / "slow.sh").write_text('touch begun\n[ -e go ] || sleep 60\ncp "$in" /pfs/out/\n')
+    shell.put({"1": "1"})
+    arguments = ["--input", "in@master:/*", "--json", "--", "sh", "code/slow.sh"]
+    first = shell.start("pfsjob", "run", "--output", "out@a", *arguments)
+    wait_until(lambda: (shell.root / "begun").exists())
+    second = shell.start("pfsjob", "run", "--output", "out@b", *arguments)
+    time.sleep(0.5)
+    (shell.root / "go").touch()
+    first.kill()
+    first.communicate()
+    out, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert json.loads(out)["processed"] == 1
