@@ -51,10 +51,10 @@ class Value:
 
     def error(self, message: str, hint: str | None = None) -> InvalidInput:
         """An error about it; the message goes on after the field's name."""
-        return spec_error(self.reading.name, self.line, f"{self.path or 'the spec'} {message}", hint)
+        return spec_error(self.reading.name, self.line, f"{self.path or 'this spec'} {message}", hint)
 
     def warn(self, message: str) -> None:
-        self.reading.warn(self.line, f"{self.path} {message}")
+        self.reading.warn(self.line, f"{self.path or 'this spec'} {message}")
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Value:
         node = node or self.node
         line = self.line if node is self.node else node.line
         return spec_error(
-            self.reading.name, line, f"{self.path or 'the spec'} must be {expected}, not {node.kind}", hint
+            self.reading.name, line, f"{self.path or 'this spec'} must be {expected}, not {node.kind}", hint
         )
 
     def _string(self, node: Node, expected: str) -> str:

@@ -20,7 +20,7 @@ _STRING = re.compile(r'"(?:[^"\\\x00-\x08\x0a-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORD = re.compile(r"[^\s,:\[\]{}\"]{1,40}")
 _WORDS: dict[str, Scalar] = {"true": True, "false": False, "null": None}
-_DIGITS_MAX = 400
+_DIGITS_MAX = 300
 
 
 def json_documents(text: str, name: str) -> list[Node]:

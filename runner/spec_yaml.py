@@ -17,7 +17,7 @@ from runner.spec_nodes import Member, Node, Scalar, check_depth, list_node, mapp
 
 _NULL = ("", "~", "null", "Null", "NULL")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]{1,400}\Z")
+_INT = re.compile(r"[-+]?[0-9]{1,300}\Z")
 _BASED = re.compile(r"0[xo][0-9a-fA-F]{1,16}\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,5})?\Z")
 _TAG = "tag:yaml.org,2002:"
