@@ -29,6 +29,10 @@ def documents(raw: bytes, name: str) -> list[Node]:
 
 
 def _text(raw: bytes, name: str) -> str:
+    if name.lower().endswith(".jsonnet"):
+        raise InvalidInput(
+            f"{display(name)} is a program in Jsonnet, which pfs does not run", hint="give what 'jsonnet' makes of it"
+        )
     if len(raw) > MAX_BYTES:
         raise InvalidInput(f"{display(name)} has {len(raw):,} bytes, and a spec at most {MAX_BYTES:,}")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -10,7 +10,7 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import display
 
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 """In one document, with all that its aliases stand for: a few lines of YAML can stand for billions of values."""
 
 Scalar = str | int | float | bool | None

@@ -117,15 +117,13 @@ class _Builder:
         return own
 
     def _key(self, event: Any) -> str:
-        match type(event).__name__:
-            case "AliasEvent":
-                node = self._alias(event)
-                key = node.value if isinstance(node.value, str) else node.text
-            case "ScalarEvent":
-                key = event.value
-            case _:
-                key = ""
-        if not key:
+        key: str | None = None
+        if type(event).__name__ == "AliasEvent":
+            node = self._alias(event)
+            key = node.value if isinstance(node.value, str) else node.text or None
+        elif type(event).__name__ == "ScalarEvent":
+            key = event.value if event.value or event.style else None
+        if key is None:
             raise self._error(event, "the name of a field must be a string")
         return self._checked(event, key)
 
@@ -149,9 +147,13 @@ class _Builder:
         return Node(line, column, value, text="" if isinstance(value, str) else text)
 
     def _checked(self, event: Any, text: str) -> str:
-        if re.search("[\ud800-\udfff]", text):
-            raise self._error(event, "a string has half of a surrogate pair, which is no character")
-        return text
+        """The text; two escapes that are a surrogate pair, as JSON has them, are one character."""
+        if not re.search("[\ud800-\udfff]", text):
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self._error(event, "a string has half of a surrogate pair, which is no character") from None
 
     def _check_tag(self, event: Any, *allowed: str) -> None:
         tag = event.tag
