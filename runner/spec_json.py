@@ -12,7 +12,7 @@ import re
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import display
-from runner.spec_nodes import Member, Node, Scalar, check_depth, list_node, mapping_node, spec_error
+from runner.spec_nodes import Bounds, Member, Node, Scalar, list_node, mapping_node, spec_error
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BETWEEN = re.compile(r"(?:[ \t\r\n]+|^---[ \t]*\r?$)*", re.MULTILINE)
@@ -32,6 +32,7 @@ class _Parser:
     def __init__(self, text: str, name: str) -> None:
         self._text = text
         self._name = name
+        self._bounds = Bounds(name)
         self._at = 0
         self._breaks = [found.start() for found in re.finditer("\n", text)]
 
@@ -60,7 +61,7 @@ class _Parser:
     def _value(self, depth: int) -> Node:
         """The value that starts here."""
         line, column = self._place(self._at)
-        check_depth(self._name, line, depth)
+        self._bounds.check(line, depth)
         match self._text[self._at : self._at + 1]:
             case "{":
                 return mapping_node(self._name, line, column, self._members(depth))

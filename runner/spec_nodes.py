@@ -11,7 +11,7 @@ from pfsmount.ids import display
 
 MAX_DEPTH = 64
 MAX_VALUES = 50_000
-"""In one document, with all that its aliases stand for: a few lines of YAML can stand for billions of values."""
+"""In one file, and in one document with all that its aliases stand for: a few lines of YAML can stand for billions of values."""
 
 Scalar = str | int | float | bool | None
 
@@ -108,17 +108,30 @@ def mapping_node(name: str, line: int, column: int, members: Sequence[Member]) -
     return Node(line, column, tuple(members), is_mapping=True, size=size, height=height)
 
 
-def check_depth(name: str, line: int, depth: int) -> None:
-    """Raises InvalidInput when values are nested too deeply for a spec."""
-    if depth > MAX_DEPTH:
-        raise spec_error(name, line, f"values are nested more than {MAX_DEPTH} deep, which no spec needs")
+@dataclass(slots=True)
+class Bounds:
+    """How much a file may have, checked before it is made."""
+
+    name: str
+    """Of the file."""
+    values: int = 0
+
+    def check(self, line: int, depth: int) -> None:
+        """Raises InvalidInput when a value, of which this is one more, is one too many or nested too deeply."""
+        self.values += 1
+        _check(self.name, line, self.values, depth)
 
 
 def _measured(name: str, line: int, parts: Sequence[Node]) -> tuple[int, int]:
     """Size and height of what has these parts."""
     size = 1 + sum(part.size for part in parts)
     height = 1 + max((part.height for part in parts), default=0)
+    _check(name, line, size, height)
+    return size, height
+
+
+def _check(name: str, line: int, size: int, depth: int) -> None:
     if size > MAX_VALUES:
         raise spec_error(name, line, f"this is more than {MAX_VALUES:,} values, which no spec needs")
-    check_depth(name, line, height)
-    return size, height
+    if depth > MAX_DEPTH:
+        raise spec_error(name, line, f"values are nested more than {MAX_DEPTH} deep, which no spec needs")

@@ -13,7 +13,7 @@ from typing import Any
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import display
-from runner.spec_nodes import Member, Node, Scalar, check_depth, list_node, mapping_node, spec_error
+from runner.spec_nodes import Bounds, Member, Node, Scalar, list_node, mapping_node, spec_error
 
 _NULL = ("", "~", "null", "Null", "NULL")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -50,6 +50,7 @@ class _Builder:
     def __init__(self, events: Iterator[Any], name: str) -> None:
         self._events = events
         self._name = name
+        self._bounds = Bounds(name)
         self._anchors: dict[str, Node] = {}
 
     def documents(self) -> list[Node]:
@@ -68,7 +69,7 @@ class _Builder:
 
     def _node(self, event: Any, depth: int) -> Node:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
-        check_depth(self._name, line, depth)
+        self._bounds.check(line, depth)
         match type(event).__name__:
             case "AliasEvent":
                 return self._alias(event)
