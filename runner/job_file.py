@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pfsmount.revision import Revision, check_repo_name, parse_revision
+from pfsmount.tree.globs import Glob
 from runner.executors.base import Limits
 from runner.input_spec import (
     Combination,
@@ -203,6 +204,8 @@ def _files(value: Value, fields: Fields) -> tuple[str, str, Revision, str]:
     revision = Revision()
     with repo.blamed():
         check_repo_name(repo.string())
+    with glob.blamed():
+        Glob(glob.string())
     if branch is not None and branch.string():
         with branch.blamed():
             revision = parse_revision(branch.string())

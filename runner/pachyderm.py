@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pfsmount.revision import DEFAULT_BRANCH, Revision, check_ref_name, check_repo_name, parse_revision
+from pfsmount.tree.globs import Glob
 from runner.executors.base import Limits
 from runner.input_spec import Combination, CombinedInput, Input, InputSpec, check_input, check_leaf, cross_of
 from runner.pachyderm_fields import (
@@ -133,6 +134,8 @@ class _Pipeline:
         glob = fields.required("glob", 'it says which files are one datum, as "/*" for each, "/" for all of them')
         with repo.blamed():
             check_repo_name(repo.string())
+        with glob.blamed():
+            Glob(glob.string())
         leaf = InputSpec(
             name=fields.string("name") or repo.string(),
             repo=repo.string(),
@@ -209,7 +212,8 @@ class _Pipeline:
             limits = Limits(memory_of(memory) if memory else None, (cpu.quantity() or None) if cpu else None)
             gpus = self._gpus(fields)
         if value := top.get("resource_requests"):
-            gpus = gpus or self._gpus(self._sorted_out(value, RESOURCE_REQUESTS))
+            requested = self._gpus(self._sorted_out(value, RESOURCE_REQUESTS))
+            gpus = gpus or requested
         return limits, gpus
 
     def _gpus(self, fields: Fields) -> int:

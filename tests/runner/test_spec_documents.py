@@ -170,7 +170,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT, VALUES, min_size=1, max_size=4), st.sampled_from([None, 0, 1, "\t"]), st.booleans())
 @example({"a": "\u2028\x85\ufeff"}, None, False)
 def test_json_says_what_it_said_to_everybody_else(value: dict[str, Any], indent: int | str | None, ascii: bool) -> None:
@@ -196,7 +196,7 @@ SPEC_WORDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=60) | st.lists(st.sampled_from(SPEC_WORDS), max_size=25).map(lambda words: "".join(words).encode()),
     st.sampled_from(["-", "x.json", "x.yaml", "\udcff"]),
@@ -209,7 +209,7 @@ def test_no_bytes_give_anything_but_jobs_or_an_error_for_people(raw: bytes, name
     assert found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES, st.booleans())
 def test_no_values_give_anything_but_jobs_or_an_error_for_people(value: Any, pipeline: bool) -> None:
     document = {"pipeline": {"name": "x"}, "transform": {"cmd": ["x"]}} if pipeline else {"command": "x", "output": "x"}
