@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from typing import Literal
 
 SUFFIXES = ("a", "b")
+# v1's, of memory with swap, which is what the limit is on, and of memory alone where the kernel has no other.
+_PEAKS = ("memory.memsw.max_usage_in_bytes", "memory.max_usage_in_bytes")
 # Files with counters (v2's and v1's), and those whose end would mean that a limit was taken away.
 _READ = (
     *("memory.events", "pids.events", "cpu.max"),
-    *("memory.oom_control", "memory.failcnt", "memory.memsw.failcnt", "cpu.cfs_quota_us"),
+    *("memory.oom_control", "memory.limit_in_bytes", *_PEAKS, "cpu.cfs_quota_us"),
 )
+# A process is killed when it asks for so much or less, and that would be beyond the limit.
+_ONE_CHARGE = 1 << 18
 _UNKILLABLE = b"-1000"
 
 
@@ -33,12 +37,16 @@ class Counts:
 
     def __init__(self, killed: int, memory: int, pids: int) -> None:
         self.killed = killed  # processes, for want of memory: by the cell's limit or the machine's
-        self.memory = memory  # memory was asked for beyond the limit
+        self.memory = memory  # memory was asked for beyond the limit (v1: whether, since `Cell.begin`)
         self.pids = pids  # processes were refused
 
 
 class TakenAway(Exception):
     """Somebody has removed a limit that was to hold: the cgroup, or its controller."""
+
+    @classmethod
+    def by(cls, error: OSError) -> TakenAway:
+        return cls(f"the cgroup with the limits of the datum was taken away ({error.strerror})")
 
 
 class Cell:
@@ -47,10 +55,13 @@ class Cell:
     def __init__(self, directories: Sequence[str]) -> None:
         self._procs = [os.open(os.path.join(directory, "cgroup.procs"), os.O_WRONLY) for directory in directories]
         self._files: dict[str, int] = {}
+        self._peaks: list[int] = []
         for directory in directories:
             for name in _READ:
                 try:
                     self._files[name] = os.open(os.path.join(directory, name), os.O_RDONLY)
+                    if name in _PEAKS:
+                        self._peaks.append(os.open(os.path.join(directory, name), os.O_WRONLY))
                 except FileNotFoundError:
                     pass
 
@@ -66,12 +77,24 @@ class Cell:
         for fd in self._procs:
             os.write(fd, b"0")
 
+    def begin(self) -> Counts:
+        """The counts before a datum. Raises TakenAway."""
+        try:
+            for fd in self._peaks:
+                os.write(fd, b"0")  # it is then what is in use
+        except OSError as error:
+            raise TakenAway.by(error) from error
+        counts = self.counts()
+        if self._peaks:
+            counts.memory = 0
+        return counts
+
     def counts(self) -> Counts:
         """Raises TakenAway: whoever writes into cgroups that are not theirs, as systemd may, must not go unnoticed."""
         try:
             return parse_counts({name: os.pread(fd, 4096, 0) for name, fd in self._files.items()})
         except OSError as error:
-            raise TakenAway(f"the cgroup with the limits of the datum was taken away ({error.strerror})") from error
+            raise TakenAway.by(error) from error
 
 
 def open_cells(stems: Sequence[str]) -> list[Cell]:
@@ -86,9 +109,9 @@ def parse_counts(files: Mapping[str, bytes]) -> Counts:
     if memory:
         # `max` also counts each time that file cache had to make room; `oom` is when that was not enough.
         return Counts(memory.get("oom_kill", 0), memory.get("oom", 0), pids.get("max", 0))
-    # Memory with swap is asked for first, and then its limit alone counts.
-    beyond = sum(int(files.get(name, b"0")) for name in ("memory.failcnt", "memory.memsw.failcnt"))
-    return Counts(old.get("oom_kill", 0), beyond, pids.get("max", 0))
+    # `failcnt` would say it, and stays 0 in recent kernels (seen with 6.18).
+    limit, peak = int(files.get("memory.limit_in_bytes", b"0")), max(int(files.get(name, b"0")) for name in _PEAKS)
+    return Counts(old.get("oom_kill", 0), int(0 < limit <= peak + _ONE_CHARGE), pids.get("max", 0))
 
 
 def parse_keyed(text: bytes) -> dict[str, int]:
@@ -102,7 +125,7 @@ class Account:
 
     def __init__(self, cell: Cell | None, deaths: Deaths) -> None:
         self._cell = cell
-        self._before = cell.counts() if cell is not None else None
+        self._before = cell.begin() if cell is not None else None
         # Where the cell does not count, as none does without limits.
         self._deaths = None if cell is not None and cell.counts_memory else deaths
         self._deaths_before: int | None = None

@@ -329,16 +329,16 @@ def collect_facts() -> Facts:
 def explain(error: OSError, facts: Facts) -> Obstacle:
     """Why a cgroup could not be made, and what to do."""
     where = f" ({error.filename}: {error.strerror})" if error.filename else f" ({error.strerror})"
-    if facts.container:
-        return Obstacle(
-            f"limits need a cgroup, and this container may make none{where}",
-            "limit the container itself, run it with --privileged, or run the job outside of it with an image for podman",
-        )
     if not facts.root:
         ask = f"start it as {DELEGATION}; " if facts.systemd else ""
         return Obstacle(
             f"limits need a cgroup, and this user may make none here{where}",
             f"{ask}run the job as root; or give it an image, so that podman runs it",
+        )
+    if facts.container:
+        return Obstacle(
+            f"limits need a cgroup, and this container may make none{where}",
+            "limit the container itself, run it with --privileged, or run the job outside of it with an image for podman",
         )
     if error.errno == errno.EROFS:
         return Obstacle(f"limits need a cgroup, and cgroups cannot be changed here{where}", "mount -o remount,rw it")
