@@ -246,6 +246,9 @@ def _pass_on(base: Path, controllers: set[str]) -> None:
     """Makes children of `base` have the controllers, and sees that processes may be moved there from within `base`."""
     if not controllers <= _words(base / "cgroup.controllers"):
         raise OSError(errno.ENOENT, "the controllers are not delegated", os.fspath(base))
+    if (base / "cgroup.type").exists() and (base / "cgroup.procs").read_text():  # the machine's root has no type
+        # The kernel would refuse memory; the others it lets through, and then no process into the child.
+        raise OSError(errno.EBUSY, "it has processes of its own", os.fspath(base))
     for path in (base, base / "cgroup.procs"):
         if not os.access(path, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
