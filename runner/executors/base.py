@@ -18,6 +18,7 @@ from typing import Protocol
 from pfsmount.errors import PfsError, Retry, Unavailable
 
 RESERVED_TARGET = b"out"
+CPUS_MIN = 0.01  # the kernel's
 
 # Directories that lead to binds are made for the datum. Their time must be the same in every run; the year 2000 is one that
 # all archive formats can hold.
@@ -84,6 +85,14 @@ class Limits:
     """Processors' worth of time."""
     pids: int | None = None
     """Processes and threads."""
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory <= 0:
+            raise ValueError(f"not a limit of memory: {self.memory}")
+        if self.cpus is not None and not CPUS_MIN <= self.cpus < math.inf:
+            raise ValueError(f"not a limit of processors (at least {CPUS_MIN}): {self.cpus}")
+        if self.pids is not None and self.pids <= 0:
+            raise ValueError(f"not a limit of processes: {self.pids}")
 
     def __bool__(self) -> bool:
         return self != Limits()
@@ -168,7 +177,8 @@ class Outcome:
     user_s: float
     system_s: float
     struck: tuple[str, ...] = ()
-    """The limits that were reached meanwhile (`memory`, `pids`), whether or not the command failed by it."""
+    """The limits that were reached meanwhile (`memory`, `pids`), whether or not the command failed by it. Memory is reached
+    when a process was killed for it, not when cached files took all that was left."""
 
     @property
     def ok(self) -> bool:
