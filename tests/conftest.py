@@ -14,6 +14,9 @@ import pytest
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import ObjectStore
 from pfsmount.repo.store import Store
+from runner.executors.containers.docker_api import DockerEngine
+from runner.executors.containers.podman import PodmanEngine
+from tests.engines import docker_daemon, podman_service, podman_storage
 from tests.figures import Tell, summary, teller
 
 # Installed commands find themselves compiled. With this set, as on some machines, each of the thousands of commands here would compile itself anew: a third of a second.
@@ -78,6 +81,27 @@ def pfs(tmp_path: Path) -> Run:
     run.store = store  # type: ignore[attr-defined]
     assert run("init").returncode == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[PodmanEngine]:
+    """Podman with an image of busybox, or a skip that says what is missing."""
+    with podman_storage() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[DockerEngine]:
+    """A Docker daemon with the same image."""
+    with docker_daemon() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[DockerEngine]:
+    """Podman behind Docker's API."""
+    with podman_service() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -44,6 +44,9 @@ DOORS = {
     "compression": ("pfsmount.repo.decompression",),
     "boto3": ("pfsmount.objects",),
     "botocore": ("pfsmount.objects",),
+    # containers of Docker, and of what speaks its API; requests is what docker-py fails with
+    "docker": ("runner.executors.containers.docker_api",),
+    "requests": ("runner.executors.containers.docker_api",),
     "lmdb": ("pfsmount.objects",),
     "pyfuse3": ("pfsmount.fs",),
     "trio": ("pfsmount.fs", "runner"),

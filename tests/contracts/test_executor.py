@@ -16,8 +16,11 @@ import pytest
 import trio
 
 from runner.executors.base import Bind, Executor, Outcome, Reason, Task, TaskRefused
+from runner.executors.containers.engine import Engine
+from runner.executors.containers.executor import ContainerExecutor
 from runner.executors.memory import Killed, MemoryExecutor, Program, View
 from runner.executors.process import ProcessExecutor
+from tests.engines import CACHE, HOME, IMAGE
 
 PATH = "/usr/bin:/bin"
 
@@ -43,7 +46,7 @@ async def die(view: View) -> int:
 
 
 async def hang(view: View) -> NoReturn:
-    (view.out / "begun").touch()
+    view.print(b"begun\n")
     await trio.sleep_forever()
 
 
@@ -57,7 +60,9 @@ async def ignore_stdin(view: View) -> int:
 
 
 async def tell_all(view: View) -> int:
-    view.print(b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd or "")]) + b"\n")
+    view.print(
+        b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd or b"")]) + b"\n"
+    )
     return 0
 
 
@@ -66,7 +71,7 @@ PROGRAMS: dict[str, tuple[str, Program]] = {
     "say": ("echo out 1; echo err 2 >&2; echo out 3", say),
     "fail": ("printf done > /pfs/out/half; exit 3", fail),
     "die": ("kill -TERM $$", die),
-    "hang": ("touch /pfs/out/begun; while :; do sleep 1000; done", hang),
+    "hang": ("echo begun; while :; do sleep 1000; done", hang),
     "echo": ("cat", echo),
     "ignore_stdin": ("exit 0", ignore_stdin),
     "tell_all": ('printf "%s\\n" "$@" "$COLOUR" "$PWD"', tell_all),
@@ -74,17 +79,18 @@ PROGRAMS: dict[str, tuple[str, Program]] = {
 
 
 class Scene:
-    """An executor and the directories of one datum."""
+    """An executor and the directories of one datum. `cwd` is one that the command can work in."""
 
-    def __init__(self, executor: Executor, place: Path) -> None:
+    def __init__(self, executor: Executor, place: Path, cwd: Path | None = None) -> None:
         self.executor = executor
+        self.place = place
         self.images = place / "images"
         self.out = place / "out"
         self.log = place / "log"
         for directory in (self.images, self.out):
             directory.mkdir(parents=True)
         (self.images / "a.txt").write_text("a picture")
-        self.cwd = place
+        self.cwd = cwd or place
 
     def task(self, program: str, *arguments: str, **changes: Any) -> Task:
         argv = [program, *arguments]
@@ -97,7 +103,7 @@ class Scene:
             env={"PATH": PATH},
             cwd=self.cwd,
             log=self.log,
-            keep_visible=[self.cwd],
+            keep_visible=[self.place],
         )
         return replace(task, **changes)
 
@@ -114,8 +120,22 @@ class Scene:
 MakeScene = Callable[[str], Scene]
 
 
-@pytest.fixture(params=["memory", "process"])
+def container_executor(engine: Engine, work: Path) -> Executor:
+    """An ordinary user's podman has no network here: none of the programs that make one is installed."""
+    return ContainerExecutor(engine, IMAGE, work=work, cache=CACHE, hermetic=os.geteuid() != 0)
+
+
+def long(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.fixture(params=["memory", "process", "podman", long("docker"), long("service")])
 def make_scene(request: pytest.FixtureRequest, tmp_path: Path) -> MakeScene:
+    if request.param in ("podman", "docker", "service"):
+        work = tmp_path / "work"
+        work.mkdir()
+        contained = container_executor(request.getfixturevalue(request.param), work)
+        return lambda name: Scene(contained, tmp_path / name, HOME)
     executor: Executor = ProcessExecutor()
     if request.param == "memory":
         executor = MemoryExecutor({name: twin for name, (_, twin) in PROGRAMS.items()})
@@ -196,9 +216,9 @@ def test_a_time_limit_ends_the_command_and_the_worker_goes_on(scene: Scene) -> N
     assert after.ok
 
 
-async def wait_exists(path: Path) -> None:
+async def wait_begun(scene: Scene) -> None:
     with trio.fail_after(20):
-        while not await trio.Path(path).exists():  # noqa: ASYNC110 - another process makes it
+        while not scene.log.exists() or not scene.log.stat().st_size:  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.005)
 
 
@@ -207,7 +227,7 @@ def test_a_cancelled_command_is_gone_and_the_worker_goes_on(scene: Scene) -> Non
         async with scene.executor.open_worker() as worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker.run, scene.task("hang"))
-                await wait_exists(scene.out / "begun")
+                await wait_begun(scene)
                 nursery.cancel_scope.cancel()
             return await worker.run(scene.task("copy"))
 
@@ -215,7 +235,7 @@ def test_a_cancelled_command_is_gone_and_the_worker_goes_on(scene: Scene) -> Non
 
 
 def test_an_input_that_is_missing_refuses_the_task_and_the_worker_goes_on(scene: Scene) -> None:
-    gone = replace(scene.task("copy"), binds=[Bind(os.fsencode(scene.cwd / "gone"), b"images")])
+    gone = replace(scene.task("copy"), binds=[Bind(os.fsencode(scene.place / "gone"), b"images")])
 
     async def main() -> Outcome:
         async with scene.executor.open_worker() as worker:
@@ -228,14 +248,14 @@ def test_an_input_that_is_missing_refuses_the_task_and_the_worker_goes_on(scene:
 
 def test_a_log_that_cannot_be_opened_refuses_the_task(scene: Scene) -> None:
     with pytest.raises(TaskRefused, match="No such file or directory"):
-        scene.run(scene.task("copy", log=scene.cwd / "gone" / "log"))
+        scene.run(scene.task("copy", log=scene.place / "gone" / "log"))
 
 
 def test_a_worker_runs_one_task_at_a_time(scene: Scene) -> None:
     async def main() -> None:
         async with scene.executor.open_worker() as worker, trio.open_nursery() as nursery:
             nursery.start_soon(worker.run, scene.task("hang"))
-            await wait_exists(scene.out / "begun")
+            await wait_begun(scene)
             with pytest.raises(RuntimeError, match="already"):
                 await worker.run(scene.task("copy"))
             nursery.cancel_scope.cancel()
@@ -252,7 +272,7 @@ def test_workers_run_at_once_each_with_its_own_datum(make_scene: MakeScene) -> N
         async with scene.executor.open_worker() as worker:
             for _ in range(5):
                 assert (await worker.run(scene.task("copy"))).ok
-                shutil.copyfile(scene.out / "copy", scene.cwd / "kept")
+                shutil.copyfile(scene.out / "copy", scene.place / "kept")
                 (scene.out / "copy").unlink()
 
     async def main() -> None:
@@ -261,7 +281,7 @@ def test_workers_run_at_once_each_with_its_own_datum(make_scene: MakeScene) -> N
                 nursery.start_soon(work, scene)
 
     trio.run(main)
-    assert [(scene.cwd / "kept").read_text() for scene in scenes] == [f"picture {number}" for number in range(4)]
+    assert [(scene.place / "kept").read_text() for scene in scenes] == [f"picture {number}" for number in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The executors `podman` and `docker`: commands in warm containers of an image that needs no change."""
