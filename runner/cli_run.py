@@ -12,14 +12,15 @@ from typing import Any
 from pfsmount.cli import output
 from pfsmount.ids import display
 from pfsmount.repo.store import Store
-from runner.executors.process import ProcessExecutor
-from runner.input_spec import cross_of, parse_input
+from runner.cli_spec import SpecFlags
+from runner.executors.choice import Settings, choose_runtime
 from runner.inputs import complete_spec, uncommitted
 from runner.job import JobOptions, JobResult, run_job
 from runner.jobs import JobStore
 from runner.program import Caller
 from runner.record import DatumRecord, Record
-from runner.spec import JobSpec, parse_env, parse_output
+from runner.spec import JobSpec
+from runner.spec_file import FileSpec
 from runner.staging_choice import staging_by_name
 from runner.state import JobState, Phase
 
@@ -32,34 +33,13 @@ _EXITS = {Phase.SUCCESS: 0, Phase.CONFLICT: output.EXIT_CONFLICT, Phase.KILLED: 
 class RunRequest:
     """The flags of `pfsjob run`."""
 
-    command: list[str]
-    inputs: list[str]
-    output: str
-    code: Path | None
-    env: list[str]
-    workers: int | None
+    flags: SpecFlags
     fail_fast: bool
-    timeout: float | None
-    hermetic: bool
     commit: str | None
     replace: bool
     message: str | None
     staging: str
     json: bool
-
-    def spec(self) -> JobSpec:
-        """Raises InvalidInput."""
-        repo, branch = parse_output(self.output)
-        return JobSpec(
-            input=cross_of([parse_input(text) for text in self.inputs]),
-            output_repo=repo,
-            output_branch=branch,
-            command=tuple(self.command),
-            env=parse_env(self.env),
-            code=self.code,
-            timeout=self.timeout,
-            hermetic=self.hermetic,
-        )
 
 
 class Watcher:
@@ -89,7 +69,8 @@ class Watcher:
 
 def counts(state: JobState) -> str:
     """The three numbers, for people."""
-    return f"{state.processed:,} processed · {state.skipped:,} skipped · {state.failed:,} failed"
+    recovered = f" · {state.recovered:,} recovered" if state.recovered else ""
+    return f"{state.processed:,} processed · {state.skipped:,} skipped · {state.failed:,} failed{recovered}"
 
 
 def caller() -> Caller:
@@ -104,26 +85,62 @@ def caller() -> Caller:
     return Caller(Path(os.getcwd()), home, path, uid, user, socket.gethostname())
 
 
+def settings() -> Settings:
+    """What executors have to know of this user's machine."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or caller().home / ".cache")
+    return Settings(cache / "pfs", os.environ.get("DOCKER_HOST"))
+
+
 def run_and_print(store: Store, request: RunRequest) -> int:
-    """Run the job and say how it ended. Returns the exit code. Raises PfsError when it could not start or go on."""
-    spec = request.spec()
+    """Run the jobs one after another, and say how each ended. Returns the exit code of the first that did not succeed.
+
+    Raises PfsError when one could not start or go on.
+    """
+    specs = request.flags.specs()
+    results = []
+    code = 0
+    for one in specs:
+        result = _run_one(store, request, one, named=len(specs) > 1)
+        results.append(result)
+        if code := _EXITS.get(result.phase, output.EXIT_FAILED):
+            break
+    if request.json:
+        output.print_json([result_json(one) for one in results] if len(specs) > 1 else result_json(results[0]))
+    if left := len(specs) - len(results):
+        output.note(f"pfsjob: {output.plural(left, 'further job')} of the file not run")
+    return code
+
+
+def _run_one(store: Store, request: RunRequest, one: FileSpec, *, named: bool) -> JobResult:
+    warn(one)
+    spec = one.spec
+    runtime = choose_runtime(spec, settings())
+    if named:
+        output.note(f"pfsjob: {display(spec.name or spec.output)}")
     _mind_uncommitted(store, spec, request.commit)
     options = JobOptions(
-        executor=lambda _: ProcessExecutor(),
+        executor=runtime.open,
         staging=staging_by_name(request.staging),
-        workers=request.workers or len(os.sched_getaffinity(0)),
+        workers=spec.workers or len(os.sched_getaffinity(0)),
+        image=runtime.image,
         fail_fast=request.fail_fast,
         take_over=request.replace,
         message=request.message,
     )
     with Watcher(silent=request.json) as watcher:
+        for text in runtime.notes:
+            watcher.note(text)
         result = run_job(store, spec, caller(), options, watcher)
-    if request.json:
-        output.print_json(result_json(result))
-    else:
+    if not request.json:
         print_result(store, result)
     _show_in_mounts(store)
-    return _EXITS.get(result.phase, output.EXIT_FAILED)
+    return result
+
+
+def warn(one: FileSpec) -> None:
+    """What a file asks for and does not get."""
+    for text in one.warnings:
+        output.note(f"pfsjob: {text}")
 
 
 def _mind_uncommitted(store: Store, spec: JobSpec, message: str | None) -> None:

@@ -90,6 +90,7 @@ class StagingNeeds:
     """The job's."""
     size: int
     """Bytes in the datums that are known to run."""
+    executor: Executor
     cleanup: ExitStack
     note: Callable[[str], None]
 
@@ -230,6 +231,7 @@ class _JobRun:
             [(source.spec.repo, source.commit.id) for source in self._draft.pinned],
             self._directory.path,
             sum(datum.size for datum in self._plan.first),
+            self._executor,
             cleanup,
             self._observer.note,
         )

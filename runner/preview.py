@@ -45,6 +45,9 @@ class Preview:
     def __init__(self, store: Store, ready: Prepared, draft: JobDraft) -> None:
         """`draft` is the job as it would be recorded."""
         self._store, self._ready, self._draft = store, ready, draft
+        base = ready.base
+        self.reused = 0 if base is None else base.total - len(draft.removed)
+        """Datums that have results: of the base, and those that `to_run` has passed by."""
 
     def all(self) -> Iterator[Choice]:
         """All datums, in order."""
@@ -52,7 +55,11 @@ class Preview:
 
     def to_run(self) -> Iterator[Choice]:
         """The datums that would run; what the base has is not looked at."""
-        return (choice for choice in map(self._choose, self._ready.to_add()) if choice.reused is None)
+        for choice in map(self._choose, self._ready.to_add()):
+            if choice.reused is None:
+                yield choice
+            else:
+                self.reused += 1
 
     def _choose(self, datum: Datum) -> Choice:
         result = None if self._ready.spec.reprocess else find_result(self._store, datum.key)

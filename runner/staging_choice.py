@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pfsmount.config import MIB
 from pfsmount.errors import Unavailable
+from runner.executors.choice import PROCESS
 from runner.job import StagingNeeds
 from runner.staging import CopyStaging, Staging
 from runner.staging_mount import MountStaging, open_mount
@@ -21,7 +22,10 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
         if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX):
             return CopyStaging(needs.store.objects)
         try:
-            place = open_mount(needs.store.path, needs.directory, needs.cleanup)
+            if not needs.executor.sees_mounts:
+                raise Unavailable(f"{needs.executor.name} does not show mounts of this machine to its containers")
+            for_others = needs.executor.name != PROCESS
+            place = open_mount(needs.store.path, needs.directory, needs.cleanup, for_others=for_others)
         except Unavailable as error:
             if name == "mount":
                 raise Unavailable(

@@ -56,8 +56,11 @@ class MountStaging:
         return Staged(tuple(binds))
 
 
-def open_mount(store: Path, directory: Path, cleanup: ExitStack) -> Path:
-    """Mount the store until `cleanup`; returns where. `directory` is the job's. Raises Unavailable with the reason."""
+def open_mount(store: Path, directory: Path, cleanup: ExitStack, *, for_others: bool) -> Path:
+    """Mount the store until `cleanup`; returns where. `directory` is the job's; `for_others`: not for this user alone.
+
+    Raises Unavailable with the reason.
+    """
     # not in the store, which refuses to be mounted inside itself
     place = Path(tempfile.mkdtemp(prefix=f"pfs-{directory.name}-", dir="/tmp"))
     note_mount(directory, place)
@@ -72,6 +75,7 @@ def open_mount(store: Path, directory: Path, cleanup: ExitStack) -> Path:
             "--foreground",
             "--present",
             "job",
+            *(["--allow-other"] if for_others else []),
             place,
         ],
         stdin=subprocess.DEVNULL,

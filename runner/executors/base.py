@@ -231,6 +231,11 @@ class Executor(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def sees_mounts(self) -> bool:
+        """Whether a bind may lie in a mount; where not, it must be a copy on the filesystem of the task's output."""
+        ...
+
     def open_worker(self) -> AbstractAsyncContextManager[Worker]:
         """A worker, ready to run; nothing of it is left when the context ends. Raises ExecutorUnavailable."""
         ...

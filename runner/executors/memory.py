@@ -55,6 +55,7 @@ class MemoryExecutor:
     """Runs `programs`, by name. The exit code is what the function returns; `Killed` stands for a signal."""
 
     name = "memory"
+    sees_mounts = True
 
     def __init__(self, programs: Mapping[str, Program], *, obstacles: tuple[Obstacle, ...] = ()) -> None:
         self._programs = dict(programs)

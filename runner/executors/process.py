@@ -56,6 +56,7 @@ class ProcessExecutor:
     """Runs commands as processes of this machine, all of one datum together within `limits`."""
 
     name = "process"
+    sees_mounts = True
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - it cannot change
         self._limits = limits

@@ -413,12 +413,14 @@ def test_an_ordinary_user(nobodys_shell: Shell) -> None:
 
 def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
     (shell.root / "code" / "slow.sh").write_text(
-        'n=${in##*/}\necho "$$" >> ran/"$n"\nsleep 0.4\ncp "$in" /pfs/out/"$n"\n'
+        'n=${in##*/}\necho "$$" >> ran/"$n"\nwhile ! [ -e go ]; do sleep 0.1; done\ncp "$in" /pfs/out/"$n"\n'
     )
     (shell.root / "ran").mkdir()
     shell.put({f"{i}": f"{i}" for i in range(8)})
     arguments = ["run", "--input", "in@master:/*", "--workers", "2", "--json", "--", "sh", "code/slow.sh"]
     runs = [shell.start("pfsjob", *arguments[:3], "--output", f"out@{branch}", *arguments[3:]) for branch in "ab"]
+    wait_until(lambda: len(os.listdir(shell.root / "ran")) == 4)
+    (shell.root / "go").touch()
     results = []
     for run in runs:
         out, errors = run.communicate(timeout=60)
