@@ -22,7 +22,6 @@ from runner.pachyderm_fields import (
     Field,
     sorted_out,
 )
-from runner.quantities import memory_bytes
 from runner.spec import JobSpec, Merge
 from runner.spec_fields import Fields, Value, squashed
 from runner.spec_nodes import Node
@@ -209,7 +208,7 @@ class _Pipeline:
         if value := top.get("resource_limits"):
             fields = self._sorted_out(value, RESOURCE_LIMITS)
             memory, cpu = fields.get("memory"), fields.get("cpu")
-            limits = Limits(memory_of(memory) if memory else None, (cpu.quantity() or None) if cpu else None)
+            limits = Limits(memory.memory() if memory else None, cpu.cpus() if cpu else None)
             gpus = self._gpus(fields)
         if value := top.get("resource_requests"):
             requested = self._gpus(self._sorted_out(value, RESOURCE_REQUESTS))
@@ -241,10 +240,3 @@ class _Pipeline:
             f"(merge: append; 'merge: error' makes it an error, as from 2.0 on)"
         )
         return Merge.APPEND
-
-
-def memory_of(value: Value) -> int | None:
-    """Bytes; None for no limit. Raises InvalidInput."""
-    text = value.string().strip()
-    with value.blamed():
-        return memory_bytes(text)
