@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -27,13 +28,15 @@ from runner.spec_fields import Fields, Value, squashed
 from runner.spec_nodes import Node
 
 DEFAULT_TRIES = 3
+_TELLING = ("pipeline", "transform", "createpipelinerequest")
 _SHELL = 'a command is a list, as ["sh", "-c", "…"]'
 _NO_INPUT = 'a job has an input, as in "input": {"pfs": {"repo": …, "glob": "/*"}}'
 
 
 def is_pipeline(node: Node) -> bool:
-    """Whether a document is for Pachyderm: it has a pipeline or a transform, which pfs's own specs never have."""
-    return any(squashed(member.name) in ("pipeline", "transform") for member in node.members or ())
+    """Whether a document is for Pachyderm: it has one of the fields that pfs's own specs never have, be it with a typing error."""
+    names = [squashed(member.name) for member in node.members or ()]
+    return any(difflib.get_close_matches(name[:100], _TELLING, n=1, cutoff=0.8) for name in names)
 
 
 def pipeline_job(value: Value, processors: int) -> JobSpec:

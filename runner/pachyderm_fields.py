@@ -107,6 +107,9 @@ PIPELINE_SPEC = {
     "details": _refused(
         "this is what 'inspect pipeline' says, and no spec", "take the spec that the pipeline was created from"
     ),
+    "create_pipeline_request": _refused(
+        "these are a cluster's or project's defaults, and no pipeline", "write what is needed of them into the specs"
+    ),
     "tf_job": _refused_by_presence("TensorFlow jobs need Kubernetes", "run the training in transform.cmd"),
     "service": _refused_by_presence(
         "a job ends, and a service does not", "mount the repo and start the service with a tool for services"

@@ -338,6 +338,8 @@ def test_fields(spec: dict[str, Any], field: str, expected: object) -> None:
         (edges(datumTrys=3), "did you mean 'datum_tries'?"),
         (transform(image_pull_secret=[]), "x.json:11: transform has no field 'image_pull_secret' (did you mean 'image_pull_secrets'?)"),
         (source(join=1), "input.pfs has no field 'join' (did you mean 'join_on'?)"),
+        ({"pipelin": {"name": "x"}, "transfrom": {}, "input": {}}, "x.json:2: a spec has no field 'pipelin' (did you mean 'pipeline'?)"),
+        ({"createPipelineRequest": {"datumTries": 1}}, "createPipelineRequest cannot be honoured: these are a cluster's"),
         (edges(xyzzy=1), "a spec has no field 'xyzzy'"),
         (edges(datum_tries=1, datumTries=2), "datumTries is datum_tries of line 18 again"),
         (edges(datum_tries=1.5), "datum_tries must be a whole number, not 1.5"),
