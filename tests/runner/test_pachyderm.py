@@ -116,7 +116,7 @@ def test_a_classic_map_and_reduce_in_one_file() -> None:
     assert (count.spec.workers, total.spec.workers) == (2, 1)
     assert count.spec.input == pfs("scraper", "/*", "master", lazy=True)
     assert [warning.partition(" (")[0] for warning in count.warnings] == [
-        "x.json:15: cache_size has no effect: files are not copied into a cache",
+        "x.json:15: cache_size has no effect: there is no cache of downloaded files",
         "x.json:15: enable_stats has no effect: logs, times and results of every datum are always kept",
         "x.json:10: this spec is a classic one, as it has 'standby': what several datums write to one path is put together",
     ]
