@@ -17,7 +17,6 @@ from runner.input_spec import (
     cross_of,
     parse_input,
 )
-from runner.pachyderm import memory_of
 from runner.spec import JobSpec, Merge, parse_output
 from runner.spec_fields import Fields, Value
 
@@ -147,8 +146,8 @@ def _limits(fields: Fields) -> tuple[Limits, int]:
     limits = value.fields(_LIMITS, _SYNONYMS)
     memory, cpus, pids, gpus = (limits.get(name) for name in _LIMITS)
     return Limits(
-        memory_of(memory) if memory else None,
-        (cpus.quantity() or None) if cpus else None,
+        memory.memory() if memory else None,
+        cpus.cpus() if cpus else None,
         pids.integer(least=1) if pids else None,
     ), gpus.integer() if gpus else 0
 
@@ -162,7 +161,7 @@ def _input(value: Value) -> Input:
     if value.node.members is None:
         with value.blamed():
             return parse_input(value.string())
-    fields = value.fields((*_LEAF, *_KINDS), {"commit": "branch", "revision": "branch"})
+    fields = value.fields((*_LEAF, *_KINDS), {"commit": "branch", "revision": "branch", "pfs": "repo", "atom": "repo"})
     given = [name for name in _KINDS if name in fields.found]
     if not given:
         return _leaf(value, fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -22,19 +23,20 @@ from runner.pachyderm_fields import (
     Field,
     sorted_out,
 )
-from runner.quantities import memory_bytes
 from runner.spec import JobSpec, Merge
 from runner.spec_fields import Fields, Value, squashed
 from runner.spec_nodes import Node
 
 DEFAULT_TRIES = 3
+_TELLING = ("pipeline", "transform", "createpipelinerequest")
 _SHELL = 'a command is a list, as ["sh", "-c", "…"]'
 _NO_INPUT = 'a job has an input, as in "input": {"pfs": {"repo": …, "glob": "/*"}}'
 
 
 def is_pipeline(node: Node) -> bool:
-    """Whether a document is for Pachyderm: it has a pipeline or a transform, which pfs's own specs never have."""
-    return any(squashed(member.name) in ("pipeline", "transform") for member in node.members or ())
+    """Whether a document is for Pachyderm: it has one of the fields that pfs's own specs never have, be it with a typing error."""
+    names = [squashed(member.name) for member in node.members or ()]
+    return any(difflib.get_close_matches(name[:100], _TELLING, n=1, cutoff=0.8) for name in names)
 
 
 def pipeline_job(value: Value, processors: int) -> JobSpec:
@@ -209,7 +211,7 @@ class _Pipeline:
         if value := top.get("resource_limits"):
             fields = self._sorted_out(value, RESOURCE_LIMITS)
             memory, cpu = fields.get("memory"), fields.get("cpu")
-            limits = Limits(memory_of(memory) if memory else None, (cpu.quantity() or None) if cpu else None)
+            limits = Limits(memory.memory() if memory else None, cpu.cpus() if cpu else None)
             gpus = self._gpus(fields)
         if value := top.get("resource_requests"):
             requested = self._gpus(self._sorted_out(value, RESOURCE_REQUESTS))
@@ -241,10 +243,3 @@ class _Pipeline:
             f"(merge: append; 'merge: error' makes it an error, as from 2.0 on)"
         )
         return Merge.APPEND
-
-
-def memory_of(value: Value) -> int | None:
-    """Bytes; None for no limit. Raises InvalidInput."""
-    text = value.string().strip()
-    with value.blamed():
-        return memory_bytes(text)

@@ -78,14 +78,14 @@ PIPELINE_SPEC = {
     "reprocess": _done("every datum is run"),
     "merge": _done("pfs's own: `append` or `error`, for a path that several datums write"),
     "update": _no_effect("a job takes the spec that it is given, and nothing stored has to be updated"),
-    "cache_size": _no_effect("files are not copied into a cache", classic=True),
+    "cache_size": _no_effect("there is no cache of downloaded files", classic=True),
     "enable_stats": _no_effect("logs, times and results of every datum are always kept", classic=True),
     "hashtree_spec": _no_effect("results are merged in no shards", classic=True),
     "standby": _no_effect("no worker waits between jobs", classic=True),
     "scale_down_threshold": _no_effect("no worker waits between jobs", classic=True),
     "autoscaling": _no_effect("workers live as long as a job has datums for them"),
     "batch": _no_effect("no worker waits between jobs", classic=True),
-    "max_queue_size": _no_effect("inputs are mounted, so there is nothing to fetch in advance", classic=True),
+    "max_queue_size": _no_effect("inputs are on this machine, and nothing is downloaded in advance", classic=True),
     "chunk_spec": _no_effect("workers take one datum at a time", classic=True),
     "datum_set_spec": _no_effect("workers take one datum at a time"),
     "sidecar_resource_limits": _no_effect(_NO_SIDECAR),
@@ -106,6 +106,9 @@ PIPELINE_SPEC = {
     "auth_token": _no_effect(_BY_SERVER),
     "details": _refused(
         "this is what 'inspect pipeline' says, and no spec", "take the spec that the pipeline was created from"
+    ),
+    "create_pipeline_request": _refused(
+        "these are a cluster's or project's defaults, and no pipeline", "write what is needed of them into the specs"
     ),
     "tf_job": _refused_by_presence("TensorFlow jobs need Kubernetes", "run the training in transform.cmd"),
     "service": _refused_by_presence(
@@ -143,7 +146,7 @@ TRANSFORM = {
     "debug": _no_effect("pfs logs as much as ever"),
     "dockerfile": _no_effect("images are not built here; build it, and name it in transform.image"),
     "image_pull_secrets": _no_effect("log in to the registry with podman or docker"),
-    "memory_volume": _no_effect("inputs are mounted, and results are written to disk"),
+    "memory_volume": _no_effect("inputs and results are on disk"),
     "secrets": _refused("there is no store of secrets", "give the program what it needs as an environment variable"),
     "build": _refused("images are not built here", "build one with podman or docker, and name it in transform.image"),
     "datum_batching": _refused(

@@ -20,6 +20,9 @@ _UNITS |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 
 
 LEAST_MEMORY = 1 << 16
 MOST_MEMORY = 1 << 60
+LEAST_CPUS = 0.01
+"""The kernel gives no less: 1 ms of each 100."""
+MOST_CPUS = 1e5
 
 
 def duration_seconds(text: str) -> float:
@@ -56,3 +59,15 @@ def memory_bytes(text: str) -> int | None:
     if amount > MOST_MEMORY:
         raise InvalidInput(f"{display(text)} is more memory than any machine has")
     return round(amount)
+
+
+def cpu_share(text: str) -> float | None:
+    """Processors' worth of time; None for nothing. Raises InvalidInput."""
+    amount = quantity(text) if text else 0.0
+    if not amount:
+        return None
+    if not LEAST_CPUS <= amount <= MOST_CPUS:
+        raise InvalidInput(
+            f"{display(text)} is {amount:g} processors", hint="write it as 0.5, 500m or 2; at least 10m are needed"
+        )
+    return amount

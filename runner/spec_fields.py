@@ -14,7 +14,7 @@ from typing import Any
 
 from pfsmount.errors import InvalidInput
 from pfsmount.ids import display
-from runner.quantities import duration_seconds, quantity
+from runner.quantities import cpu_share, duration_seconds, memory_bytes
 from runner.spec import parse_env
 from runner.spec_nodes import Member, Node, spec_error
 
@@ -125,11 +125,17 @@ class Value:
         with self.blamed():
             return duration_seconds(text) or None
 
-    def quantity(self) -> float:
-        """A number with a unit of Kubernetes: 64M, 1Gi, 500m."""
-        text = self._string(self.node, "a quantity, as 64M or 1Gi").strip()
+    def memory(self) -> int | None:
+        """Bytes, as 64M or 1Gi; None for no limit."""
+        text = self._string(self.node, "an amount of memory, as 64M or 1Gi").strip()
         with self.blamed():
-            return quantity(text)
+            return memory_bytes(text)
+
+    def cpus(self) -> float | None:
+        """Processors' worth of time, as 0.5 or 500m; None for no limit."""
+        text = self._string(self.node, "a number of processors, as 0.5 or 500m").strip()
+        with self.blamed():
+            return cpu_share(text)
 
     def strings(self, hint: str | None = None) -> tuple[str, ...]:
         items = self.node.items
