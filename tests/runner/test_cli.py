@@ -90,7 +90,7 @@ class Shell:
         process = self.start("pfsjob", *self.arguments(*options, "--json"))
         out, errors = process.communicate(timeout=60)
         assert process.returncode == code, out + errors
-        value = json.loads(out)
+        value = json.loads(out.splitlines()[-1])
         assert isinstance(value, dict)
         return value
 
@@ -263,7 +263,7 @@ def test_two_jobs_at_once(shell: Shell) -> None:
     for process in both:
         out, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-        assert json.loads(out)["processed"] == 20
+        assert json.loads(out.splitlines()[-1])["processed"] == 20
     for i in range(2):
         assert len(shell.run("pfs", "ls", f"out{i}@master").split()) == 20
 
@@ -425,7 +425,7 @@ def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
     for run in runs:
         out, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
-        results.append(json.loads(out))
+        results.append(json.loads(out.splitlines()[-1]))
     assert [len(path.read_text().split()) for path in (shell.root / "ran").iterdir()] == [1] * 8
     assert [result["total"] for result in results] == [8, 8]
     assert sum(result["processed"] for result in results) == 8
@@ -446,4 +446,4 @@ def test_what_a_killed_run_had_begun_is_run_by_the_other(shell: Shell) -> None:
     first.communicate()
     out, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert json.loads(out)["processed"] == 1
+    assert json.loads(out.splitlines()[-1])["processed"] == 1
