@@ -64,7 +64,16 @@ def test_limits_on_unified_cgroups(tmp_path: Path, name: str) -> None:
     with disk.open("wb") as file:
         file.truncate(1 << 30)
     subprocess.run(["/sbin/mkfs.ext4", "-q", disk], check=True)
-    options = ["-q", "-p", "no:cacheprovider", "--noconftest", "--color=no", "--timeout=120", "tests/test_limits.py"]
+    options = [
+        "-q",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "--noconftest",
+        "--color=no",
+        "--timeout=120",
+        "tests/test_limits.py",
+    ]
     env = {**user_env(), "HOME": "/tmp", "PFS_TEST_DISK": "/run/disk", "PFS_TEST_SLOWNESS": "6"}
     variables = " ".join(f"{key}={value}" for key, value in env.items())
     command = f"env {variables} {python} -m pytest {' '.join(options)}"

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 import trio
 
-from runner.executors.base import Bind, Executor, Outcome, Reason, Task, TaskRefused
-from runner.executors.memory import Killed, MemoryExecutor, Program, View
+from runner.executors.base import Bind, Executor, Limits, Outcome, Reason, Task, TaskRefused
+from runner.executors.memory import Killed, MemoryExecutor, Program, Starved, View
 from runner.executors.process import ProcessExecutor
 
 PATH = "/usr/bin:/bin"
@@ -42,6 +42,10 @@ async def die(view: View) -> int:
     raise Killed(signal.SIGTERM)
 
 
+async def starve(view: View) -> int:
+    raise Starved
+
+
 async def hang(view: View) -> NoReturn:
     (view.out / "begun").touch()
     await trio.sleep_forever()
@@ -57,7 +61,9 @@ async def ignore_stdin(view: View) -> int:
 
 
 async def tell_all(view: View) -> int:
-    view.print(b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd)]) + b"\n")
+    view.print(
+        b"\n".join([*view.argv[1:], view.task.env["COLOUR"].encode(), os.fsencode(view.task.cwd or Path())]) + b"\n"
+    )
     return 0
 
 
@@ -66,6 +72,7 @@ PROGRAMS: dict[str, tuple[str, Program]] = {
     "say": ("echo out 1; echo err 2 >&2; echo out 3", say),
     "fail": ("printf done > /pfs/out/half; exit 3", fail),
     "die": ("kill -TERM $$", die),
+    "starve": ("exec /usr/bin/python3 -S -c 'x = bytes(range(256)) * (1 << 20)'", starve),
     "hang": ("touch /pfs/out/begun; while :; do sleep 1000; done", hang),
     "echo": ("cat", echo),
     "ignore_stdin": ("exit 0", ignore_stdin),
@@ -114,9 +121,14 @@ class Scene:
 MakeScene = Callable[[str], Scene]
 
 
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
 @pytest.fixture(params=["memory", "process"])
-def make_scene(request: pytest.FixtureRequest, tmp_path: Path) -> MakeScene:
-    executor: Executor = ProcessExecutor()
+def make_scene(request: pytest.FixtureRequest, tmp_path: Path, limits: Limits) -> MakeScene:
+    executor: Executor = ProcessExecutor(limits)
     if request.param == "memory":
         executor = MemoryExecutor({name: twin for name, (_, twin) in PROGRAMS.items()})
     obstacles = trio.run(executor.preflight)
@@ -154,6 +166,16 @@ def test_a_failure_is_an_outcome_and_what_was_written_stays(scene: Scene) -> Non
 def test_a_signal_is_an_outcome(scene: Scene) -> None:
     (outcome,) = scene.run(scene.task("die"))
     assert (outcome.reason, outcome.exit_code, outcome.signal) == (Reason.SIGNALLED, None, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("limits", [Limits(memory=64 << 20)])
+def test_a_command_that_needs_more_than_its_memory_is_killed_and_the_worker_goes_on(scene: Scene) -> None:
+    outcome, after = scene.run(scene.task("starve"), scene.task("copy"))
+    assert (outcome.reason, outcome.exit_code, outcome.signal) == (Reason.OUT_OF_MEMORY, None, signal.SIGKILL)
+    assert outcome.struck == ("memory",)
+    assert outcome.message.startswith("needed more than its limit of ")
+    assert after.ok
+    assert after.struck == ()
 
 
 def test_a_command_that_is_not_found_says_what_a_shell_would_say(scene: Scene) -> None:
