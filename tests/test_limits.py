@@ -531,6 +531,18 @@ def test_what_counters_say(before: dict[str, bytes], after: dict[str, bytes], ex
     assert cells.compare(cells.parse_counts(before), cells.parse_counts(after)) == expected
 
 
+def test_where_deaths_are_counted(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    hierarchies = [cgroups.Hierarchy(frozenset(), True, tmp_path, own)]
+    assert cgroups.find_deaths(hierarchies) == "/proc/vmstat"  # v2's root has no such file
+    assert cells.Deaths("/proc/vmstat").count() is not None
+    (own / "memory.events.local").write_text("low 0\n" * 1000 + "oom_kill 7\n")
+    assert cgroups.find_deaths(hierarchies) == os.fspath(own / "memory.events.local")
+    assert cells.Deaths(cgroups.find_deaths(hierarchies)).count() == 7
+    assert cells.Deaths("/no/such/file").count() is None
+
+
 def test_whose_cgroup_it_is() -> None:
     mine = f"{cgroups._own_prefix()}-0a"
     namespace, pid, started = re.fullmatch(r"pfs-(\d+)-(\d+)-(\d+)-0a", mine).groups()  # type: ignore[union-attr]
