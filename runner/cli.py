@@ -131,10 +131,12 @@ def logs(
 
 @app.command()
 def stop(
-    job: Annotated[str, typer.Argument(help="Job id, or the beginning of one.", metavar="JOB")],
+    job: Annotated[
+        str, typer.Argument(help="Job id, or the beginning of one; or REPO@BRANCH that is followed for.", metavar="JOB")
+    ],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it has ended.")] = True,
 ) -> None:
-    """Stop a job that runs: what has finished is kept, nothing is committed, nothing is left running."""
+    """Stop a job that runs, or one that follows: what has finished is kept, nothing is committed, nothing is left running."""
     from runner.cli_stop import stop_job
 
     with output.open_store() as opened:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pfsmount.errors import NotFound, Unavailable
 from pfsmount.ids import ObjectId
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.locks import try_lock
+from pfsmount.objects.locks import is_path_locked, try_lock
 from pfsmount.repo.store import Store
 from runner.spec import JobSpec
 
@@ -37,16 +38,31 @@ def input_heads(store: Store, spec: JobSpec) -> list[ObjectId] | None:
 @contextmanager
 def following(store: Store, spec: JobSpec) -> Iterator[None]:
     """Be the one who follows for the output of this spec. Raises Unavailable when another process does."""
-    name = hash_bytes(spec.output.encode()).hex()[:16]
     with disk_errors("beginning to follow"):
-        fd = os.open(store.path / "run" / f"follow-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(_place(store, spec.output), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not try_lock(fd):
-            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            pid = follower(store, spec.output)
             raise Unavailable(
-                f"{spec.output} is followed for already, by process {pid}", hint=f"end that first: kill {pid}"
+                f"{spec.output} is followed for already, by process {pid}",
+                hint=f"end that first: pfsjob stop {spec.output}",
             )
         os.pwrite(fd, f"{os.getpid():<20}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(fd)
+
+
+def follower(store: Store, output: str) -> int | None:
+    """The process that follows for an output (`repo@branch`), or None."""
+    place = _place(store, output)
+    if not is_path_locked(place):
+        return None
+    try:
+        return int(place.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _place(store: Store, output: str) -> Path:
+    return store.path / "run" / f"follow-{hash_bytes(output.encode()).hex()[:16]}"
