@@ -93,9 +93,8 @@ def _facts(jobs: JobStore, job: Job, made: dict[str, Any]) -> Iterator[tuple[str
         place = f"{source['repo']}@{source['branch']}:{display(source['glob'])}"
         yield "input", f"{source['name']} = {place}, commit {source['commit'][:12]}"
     yield "command", display(" ".join(made["command"]))
-    yield "in", display(made["cwd"])
+    yield from _program(made)
     code = made["code"]
-    yield "program", f"{display(code['executable']['path'])}  {code['executable']['id'][:12]}"
     for file in code["files"]:
         yield "file", f"{display(file['path'])}  {file['id'][:12]}"
     if "directory" in code:
@@ -106,6 +105,21 @@ def _facts(jobs: JobStore, job: Job, made: dict[str, Any]) -> Iterator[tuple[str
     yield "started", f"{output.local_time(made['times']['started_ns'])} ({_when(job)[0]})"
     if job.origin["ended_ns"] is not None:
         yield "took", _when(job)[1]
+
+
+def _program(made: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where the command ran, and what ran it."""
+    code = made["code"]
+    if image := code.get("image"):
+        yield (
+            "image",
+            f"{display(image['reference'])}  {image['id'].removeprefix('sha256:')[:12]}, by {code['executor']}",
+        )
+        for digest in image["digests"]:
+            yield "digest", display(digest)
+        return
+    yield "in", display(made["cwd"])
+    yield "program", f"{display(code['executable']['path'])}  {code['executable']['id'][:12]}"
 
 
 def _failures(record: Record, job: Job) -> list[DatumRecord]:
