@@ -6,9 +6,10 @@ killed loses at most that much, and the next run does it again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from pfsmount.repo.results import find_result, save_results
 from pfsmount.repo.store import Store
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_fd
+from runner.attempts import Ended
+from runner.claims import Claims
 from runner.datum import Datum
-from runner.executors.base import Outcome
 from runner.jobs import JobDirectory
+from runner.live import EndedDatum, note_ended
 from runner.outputs import OutputReader, OutputRefused
 from runner.record import datum_entry
 from runner.scratch import Scratch, ScratchPool
+from runner.state import Event
 
 FLUSH_S = 0.2
 FLUSH_DATUMS = 64
@@ -36,26 +40,30 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A datum that ran to its end, or (`outcome` None) whose result somebody else has made meanwhile."""
+    """A datum that ran to its end, or (`ended` None) whose result somebody else has made meanwhile."""
 
     datum: Datum
     scratch: Scratch | None
-    outcome: Outcome | None
+    ended: Ended | None
 
 
 class Collector:
     """Takes in what datums left. One thread at a time."""
 
-    def __init__(self, store: Store, job: str, directory: JobDirectory, pool: ScratchPool) -> None:
+    def __init__(self, store: Store, job: str, directory: JobDirectory, pool: ScratchPool, claims: Claims) -> None:
+        self._claims = claims
         self._store, self._job, self._directory, self._pool = store, job, directory, pool
         self.keys = bytearray()
         """Of the datums that have a durable result, 32 bytes each, in the order in which they ended."""
         self.failed: dict[ObjectId, Entry] = {}
         """Those that failed, and what is kept of them."""
+        self.recovered: dict[ObjectId, Entry] = {}
+        """Those that the job goes on without, and what is kept of them."""
         self.dangling_outputs: list[str] = []
         self._batch: Batch | None = None
         self._results: dict[ObjectId, Entry] = {}
         self._failures: dict[ObjectId, Entry] = {}
+        self._recoveries: dict[ObjectId, Entry] = {}
         self._unflushed = 0
         self._oldest = 0.0
         self._progress_at = 0.0
@@ -69,28 +77,31 @@ class Collector:
             return 0.0
         return max(0.0, self._oldest + FLUSH_S - time.monotonic())
 
-    def take(self, finished: Finished) -> bool:
-        """Keep what a datum left, and give its scratch directory back; False when it failed. Raises NoSpace, PfsError."""
+    def take(self, finished: Finished) -> Event:
+        """Keep what a datum left, and give its scratch directory back; says how it counts. Raises NoSpace, PfsError."""
         datum = finished.datum
-        if finished.outcome is None:
+        if finished.ended is None:
             self.keys += datum.key
-            return True
+            return Event.DATUM_SKIPPED
         assert finished.scratch is not None
         if self._batch is None:
             self._batch = self._store.objects.batch()
             self._oldest = time.monotonic()
-        entry, ok = self._ingest(self._batch, datum, finished.scratch, finished.outcome)
+        entry, ok = self._ingest(self._batch, datum, finished.scratch, finished.ended)
         self._pool.give_back(finished.scratch)
         self._unflushed += 1
         if ok:
             self._results[datum.key] = entry
-        else:
-            self._failures[datum.key] = entry
-        return ok
+            return Event.DATUM_PROCESSED
+        if finished.ended.recovered:
+            self._recoveries[datum.key] = entry
+            return Event.DATUM_RECOVERED
+        self._failures[datum.key] = entry
+        return Event.DATUM_FAILED
 
-    def _ingest(self, batch: Batch, datum: Datum, scratch: Scratch, outcome: Outcome) -> tuple[Entry, bool]:
+    def _ingest(self, batch: Batch, datum: Datum, scratch: Scratch, ended: Ended) -> tuple[Entry, bool]:
         out, refused = None, ""
-        if outcome.ok:
+        if ended.outcome.ok:
             reader = OutputReader(batch, datum)
             try:
                 out = reader.read(os.fsencode(scratch.out))
@@ -98,8 +109,8 @@ class Collector:
                 refused = error.message
             self.dangling_outputs += [os.fsdecode(path) for path in reader.outside[:1]]
         log = self._log(batch, scratch.log, refused)
-        entry = datum_entry(batch, datum, outcome, self._job, log=log, out=out, refused=refused)
-        return entry, outcome.ok and not refused
+        entry = datum_entry(batch, datum, ended, self._job, log=log, out=out, refused=refused)
+        return entry, ended.outcome.ok and not refused
 
     def _log(self, batch: Batch, place: Path, last_words: str) -> Entry:
         with disk_errors("keeping the log of a datum"):
@@ -118,12 +129,17 @@ class Collector:
         batch, self._batch = self._batch, None
         results, self._results = self._results, {}
         failures, self._failures = self._failures, {}
+        recoveries, self._recoveries = self._recoveries, {}
         self._unflushed = 0
         if batch is not None:
             with batch:
                 save_results(self._store, batch, results)
             self.keys += b"".join(results)
             self.failed |= failures
+            self.recovered |= recoveries
+            for key in itertools.chain(results, failures, recoveries):
+                self._claims.release(key)
+            note_ended(self._directory.path, _ended(results, failures, recoveries))
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Let others see how far the job is, a few times a second at most."""
@@ -131,6 +147,14 @@ class Collector:
         if now >= self._progress_at:
             self._progress_at = now + _PROGRESS_S
             self._directory.write_progress(value)
+
+
+def _ended(
+    results: Iterable[ObjectId], failures: Mapping[ObjectId, Entry], recoveries: Mapping[ObjectId, Entry]
+) -> Iterator[EndedDatum]:
+    yield from (EndedDatum(key, Event.DATUM_PROCESSED, None) for key in results)
+    yield from (EndedDatum(key, Event.DATUM_FAILED, entry) for key, entry in failures.items())
+    yield from (EndedDatum(key, Event.DATUM_RECOVERED, entry) for key, entry in recoveries.items())
 
 
 def results_of(store: Store, keys: bytes) -> Iterator[tuple[ObjectId, Entry]]:

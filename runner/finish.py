@@ -17,16 +17,19 @@ from pfsmount.ids import ObjectId
 from pfsmount.objects.batch import Batch, again_if_collected
 from pfsmount.repo.commit import Commit, dump_root
 from pfsmount.repo.refs import RefKind, RefMove
-from pfsmount.repo.results import rely_on_results, touch_results
+from pfsmount.repo.results import find_result, rely_on_results, touch_results
 from pfsmount.repo.store import Store
 from pfsmount.tree.directory import lookup
 from pfsmount.tree.entry import Entry
 from runner import union
 from runner.collect import results_of
+from runner.environment import given_environment
 from runner.inputs import PinnedInput, Previous
+from runner.jobs import new_job_id
+from runner.prepare import Prepared
 from runner.program import Caller, Program, network_of
-from runner.record import OUT, edit_datums, empty_datums, make_record
-from runner.spec import JobSpec
+from runner.record import OUT, DatumRecord, edit_datums, empty_datums, make_record, read_datum
+from runner.spec import JobSpec, Merge
 from runner.state import JobState, Phase
 
 _DATUMS_AT_ONCE = 5_000
@@ -49,27 +52,30 @@ class JobDraft:
     """The record that it builds on; None: from scratch."""
     removed: list[ObjectId] = field(default_factory=list)
     """Keys that the base has and this job does not."""
+    links: bool = False
+    """A datum has a symlink as a match: no plan can build on this job's."""
     started_ns: int = field(default_factory=time.time_ns)
     ref: ObjectId | None = None
     """Where the job's ref is now."""
 
     def provenance(self, state: JobState, ended_ns: int | None) -> dict[str, Any]:
         """Everything about the run that is not per datum (docs/FORMAT.md, "Provenance")."""
-        return {
+        value = {
             "job": self.id,
             "spec": self.spec.as_json(),
             "inputs": [source.as_json() for source in self.pinned],
-            "command": list(self.spec.command),
+            "command": list(self.program.command),
             "stdin": self.spec.stdin,
             "env": dict(self.env),
             "code": self.program.as_json(),
             "cwd": str(self.caller.cwd),
             "host": self.caller.host,
             "user": {"name": self.caller.user, "uid": self.caller.uid},
-            "network": network_of(self.spec),
+            "network": network_of(self.spec, contained=self.program.image is not None),
             "times": {"started_ns": self.started_ns, "ended_ns": ended_ns},
             "counts": state.counts(),
         }
+        return value | ({"links": True} if self.links else {})
 
     def origin(self, phase: Phase, state: JobState, reason: str, commit: ObjectId | None) -> dict[str, Any]:
         """What the job's ref says in short."""
@@ -81,11 +87,33 @@ class JobDraft:
             "branch": self.spec.output_branch,
             "commit": None if commit is None else commit.hex(),
             "inputs": [source.as_json() for source in self.pinned],
-            "command": list(self.spec.command),
+            "command": list(self.program.command),
             "started_ns": self.started_ns,
             "ended_ns": time.time_ns() if phase.is_over else None,
             **state.counts(),
         }
+
+
+def draft_of(ready: Prepared, message: str | None = None) -> JobDraft:
+    """A job that is about to start."""
+    spec = ready.spec
+    return JobDraft(
+        new_job_id(time.time()),
+        spec,
+        ready.pinned,
+        ready.program,
+        ready.caller,
+        given_environment(spec, ready.caller),
+        message or _default_message(ready),
+        ready.head,
+        ready.base,
+        ready.to_remove(),
+    )
+
+
+def _default_message(ready: Prepared) -> str:
+    sources = ", ".join(source.text for source in ready.spec.inputs)
+    return f"{' '.join(ready.program.command)}  over {sources}"
 
 
 def start_job(store: Store, batch: Batch, draft: JobDraft) -> None:
@@ -175,20 +203,25 @@ def _record(
     return record, draft.origin(state.phase, state, reason, commit)
 
 
-def finish_success(store: Store, draft: JobDraft, state: JobState, keys: bytes) -> tuple[Commit, Phase]:
+def finish_success(
+    store: Store, draft: JobDraft, state: JobState, keys: bytes, recovered: Mapping[ObjectId, Entry]
+) -> tuple[Commit, Phase]:
     """Commit the union of all results: SUCCESS; or keep the commit off the branch, whose head moved: CONFLICT.
 
-    `state` is the one that the job will have if all goes well. Raises OutputClash, NoSpace; then nothing has changed.
+    `state` is the one that the job will have if all goes well, `recovered` are datums without results. Raises OutputClash, NoSpace; then
+    nothing has changed.
     """
-    made = again_if_collected(lambda: _finish_success(store, draft, state, keys))
+    made = again_if_collected(lambda: _finish_success(store, draft, state, keys, recovered))
     touch_results(store, keys)
     return made
 
 
-def _finish_success(store: Store, draft: JobDraft, state: JobState, keys: bytes) -> tuple[Commit, Phase]:
+def _finish_success(
+    store: Store, draft: JobDraft, state: JobState, keys: bytes, recovered: Mapping[ObjectId, Entry]
+) -> tuple[Commit, Phase]:
     with store.objects.batch() as batch:
         results = _unite(store, batch, draft, keys)
-        datums = _datums(store, batch, draft, keys, {})
+        datums = _datums(store, batch, draft, keys, recovered)
         record, _ = _record(batch, draft, state, datums, results.written_by, "", None)
         now = time.time_ns()
         commit = store.make_commit(
@@ -219,13 +252,31 @@ def _finish_success(store: Store, draft: JobDraft, state: JobState, keys: bytes)
 def _unite(store: Store, batch: Batch, draft: JobDraft, keys: bytes) -> union.Union:
     """The base's results without the removed datums, and with this job's. Raises OutputClash."""
     base = draft.base
-    results = union.Union(batch) if base is None else union.Union(batch, _base_tree(base), base.record.written_by)
+    trees = (None, None) if base is None else (_base_tree(base), base.record.written_by)
+    append = _finder(store, batch, draft) if draft.spec.merge is Merge.APPEND else None
+    results = union.Union(batch, *trees, append=append)
     if base is not None:
         results.remove(_removed(base, draft.removed))
     rely_on_results(batch, keys)
     results.add(_outputs(batch, results_of(store, keys)))
     results.finish()
     return results
+
+
+def _finder(store: Store, batch: Batch, draft: JobDraft) -> union.Find:
+    """Finds the output of a datum, of this job or of the base."""
+
+    def output_of(key: ObjectId) -> union.Output:
+        entry = find_result(store, key)
+        if entry is not None:
+            datum: DatumRecord | None = read_datum(batch, key, entry)
+        else:
+            datum = None if draft.base is None else draft.base.record.datum(key)
+        if datum is None or datum.out is None:
+            raise Corrupt(f"datum {key.hex()[:12]} has no results")
+        return union.Output(key, datum.out, datum.order)
+
+    return output_of
 
 
 def _base_tree(base: Previous) -> Entry:

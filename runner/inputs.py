@@ -14,10 +14,10 @@ from pfsmount.repo.store import Store
 from pfsmount.repo.worktree import Worktree
 from pfsmount.revision import DEFAULT_BRANCH, Revision, parse_revision
 from pfsmount.tree.entry import Entry
-from pfsmount.tree.globs import Glob
+from runner.input_spec import InputSpec, with_leaves
 from runner.plan import Source
 from runner.record import Record
-from runner.spec import InputSpec, JobSpec, check_spec, pipeline_of
+from runner.spec import JobSpec, Merge, check_spec, same_inputs, same_pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def complete_spec(store: Store, spec: JobSpec) -> JobSpec:
             branch = store.repo(spec.output_repo).default_branch
         except NotFound:
             branch = DEFAULT_BRANCH
-    return check_spec(replace(spec, inputs=tuple(inputs), output_branch=branch))
+    return check_spec(replace(spec, input=with_leaves(spec.input, iter(inputs)), output_branch=branch))
 
 
 def pin_inputs(store: Store, spec: JobSpec) -> list[PinnedInput]:
@@ -102,16 +102,34 @@ class Previous:
         """How many datums made its results."""
         return int(self.provenance["counts"]["total"])
 
-    def input_commits(self) -> dict[str, str]:
-        """Input name → commit, in hex."""
-        return {source["name"]: source["commit"] for source in self.provenance["inputs"]}
+    def commits_of(self, pinned: Sequence[PinnedInput]) -> list[str]:
+        """The commits that it read of these inputs, in hex, in their order. They are the same inputs (`would_do_the_same`)."""
+        left = list(self.provenance["inputs"])
+        found = []
+        for source in pinned:
+            wanted = source.spec.as_json()
+            at = next(i for i, used in enumerate(left) if all(used.get(key) == wanted[key] for key in wanted))
+            found.append(str(left.pop(at)["commit"]))
+        return found
 
-    def input_roots(self, store: Store) -> dict[str, Entry]:
-        """Input name → tree. Raises NotFound when a commit is not in the store any more."""
-        return {
-            name: store.read_commit(ObjectId(bytes.fromhex(commit))).tree
-            for name, commit in self.input_commits().items()
-        }
+    def roots_of(self, store: Store, pinned: Sequence[PinnedInput]) -> list[Entry]:
+        """The trees that it read of these inputs. Raises NotFound when a commit is not in the store any more."""
+        return [store.read_commit(ObjectId(bytes.fromhex(commit))).tree for commit in self.commits_of(pinned)]
+
+    def would_do_the_same(self, spec: JobSpec) -> bool:
+        """Whether it read the inputs of this spec, at whatever commits, and laid results together in the same way."""
+        made = self.provenance["spec"]
+        return same_inputs(made, spec) and made.get("merge", Merge.ERROR) == spec.merge
+
+    @property
+    def recovered(self) -> int:
+        """How many datums have no results, and are to be tried again."""
+        return int(self.provenance["counts"].get("recovered", 0))
+
+    @property
+    def can_be_built_on(self) -> bool:
+        """Whether all its datums have results, and none depends on more than its matches."""
+        return not self.recovered and not self.provenance.get("links")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +156,7 @@ def look_at_output(store: Store, spec: JobSpec, *, take_over: bool) -> Output:
         return Output(None, True, None)
     head = store.read_commit(ref.commit)
     made = head.provenance
-    if made is not None and pipeline_of(made["spec"]) == pipeline_of(spec.as_json()):
+    if made is not None and same_pipeline(made["spec"], spec):
         return Output(head, True, Previous(head, Record(store.objects, parse_root(made["record"]))))
     if take_over:
         return Output(head, True, None)
@@ -155,14 +173,7 @@ def _maker(head: Commit) -> str:
     return "another job, from " + ", ".join(f"{one['repo']}@{one['branch']}:{one['glob']}" for one in sources)
 
 
-def sources_of(pinned: Sequence[PinnedInput], base_roots: Mapping[str, Entry] | None) -> list[Source]:
+def sources_of(pinned: Sequence[PinnedInput], base_roots: Sequence[Entry] | None) -> list[Source]:
     """The inputs as the plan takes them."""
-    return [
-        Source(
-            source.spec.name,
-            Glob(source.spec.glob),
-            source.commit.tree,
-            None if base_roots is None else base_roots[source.spec.name],
-        )
-        for source in pinned
-    ]
+    roots: Sequence[Entry | None] = [None] * len(pinned) if base_roots is None else base_roots
+    return [Source(source.commit.tree, base) for source, base in zip(pinned, roots, strict=True)]

@@ -16,29 +16,30 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from pfsmount.errors import AlreadyExists, PfsError
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ObjectId, display
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
+from pfsmount.tree.entry import Entry
+from runner.claims import Claims
 from runner.collect import Collector
 from runner.datum import Datum
-from runner.environment import datum_environment, given_environment
+from runner.environment import datum_environment
 from runner.executors.base import Executor, Task, Worker
-from runner.finish import JobDraft, finish_failed, finish_success, start_job
-from runner.inputs import Previous, complete_spec, look_at_output, pin_inputs, sources_of
-from runner.jobs import JobDirectory, JobStore, new_job_id
-from runner.plan import plan_added, plan_all, plan_removed
-from runner.program import Caller, check_directory, resolve_program
+from runner.finish import JobDraft, draft_of, finish_failed, finish_success, start_job
+from runner.inputs import Previous
+from runner.jobs import JobDirectory, JobStore
+from runner.prepare import Prepared, prepare
+from runner.program import Caller, Image
 from runner.record import DatumRecord, read_datum
-from runner.schedule import LOOKAHEAD, Schedule, Work
+from runner.schedule import LOOKAHEAD, Observer, Schedule, Work
 from runner.scratch import Scratch, ScratchPool
 from runner.spec import JobSpec
 from runner.staging import Staged, Staging
@@ -49,23 +50,16 @@ _SHOWN_FAILURES = 10
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Observer(Protocol):
-    """Who watches a job."""
-
-    def note(self, text: str) -> None:
-        """One line that the user should read."""
-
-    def progress(self, state: JobState, total: int | None) -> None:
-        """How far it is. Called often."""
-
-
 @dataclass(frozen=True, slots=True)
 class JobOptions:
     """How a job is run, as far as its results do not depend on it."""
 
-    executor: Executor
+    executor: Callable[[Path], Executor]
+    """Of a job that works in this directory."""
     staging: Callable[[StagingNeeds], Staging]
     workers: int = 1
+    image: Image | None = None
+    """What the executor's containers are made of."""
     fail_fast: bool = False
     take_over: bool = False
     """Replace what a person or another pipeline made of the output branch."""
@@ -79,12 +73,15 @@ class StagingNeeds:
     """What decides how inputs come to the datums."""
 
     store: Store
-    commits: Mapping[str, tuple[str, ObjectId]]
-    """Input name → repo and commit."""
+    commits: Sequence[tuple[str, ObjectId]]
+    """Repo and commit of each single input."""
     directory: Path
     """The job's."""
     size: int
     """Bytes in the datums that are known to run."""
+    lazy: bool
+    """An input is to be brought only as it is read."""
+    executor: Executor
     cleanup: ExitStack
     note: Callable[[str], None]
 
@@ -127,67 +124,42 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
     Raises PfsError when it could not start, or could not go on (a full disk): then the job's record, if there is one, says so.
     """
     started = time.monotonic()
-    check_directory(caller)
-    spec = complete_spec(store, spec)
     jobs = JobStore(store)
     jobs.sweep()
     with store.objects.holding():  # the program and failed datums are named by no commit before the job's end
-        plan = _plan(store, spec, caller, options)
+        plan = _plan(store, spec, caller, options, observer)
         if isinstance(plan, JobResult):
             return plan
         for text in plan.draft.program.notes:
             observer.note(text)
-        with jobs.open_directory(plan.draft.id) as directory:
-            run = _JobRun(store, plan, directory, options, observer)
+        with jobs.open_directory(plan.draft.id) as directory, jobs.claims() as claims:
+            run = _JobRun(store, plan, directory, claims, options, observer)
             with _first_error():
                 trio.run(run.run)
             return run.result(time.monotonic() - started)
 
 
-def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions) -> _Planned | JobResult:
+def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, observer: Observer) -> _Planned | JobResult:
     """What the job has to do; or how the last one ended, when that is what this one would do again."""
-    pinned = pin_inputs(store, spec)
-    with store.objects.batch() as batch:
-        program = resolve_program(batch, spec, caller)
-        if batch.objects_added:
-            batch.flush()
-    output = look_at_output(store, spec, take_over=options.take_over)
-    previous = output.previous
-    if previous is not None and previous.program == program.id.hex():
-        if previous.input_commits() == {source.spec.name: source.commit.id.hex() for source in pinned}:
-            return _nothing_to_do(spec, previous)
-    else:
-        previous = None
-    if not options.incremental:
-        previous = None
-    draft = JobDraft(
-        new_job_id(time.time()),
-        spec,
-        pinned,
-        program,
-        caller,
-        given_environment(spec, caller),
-        options.message or _default_message(spec),
-        output.head,
-        previous,
-    )
-    objects = store.objects
-    kept = 0
-    if previous is None:
-        datums = plan_all(objects, program.id, sources_of(pinned, None))
-    else:
-        sources = sources_of(pinned, previous.input_roots(store))
-        draft.removed = list(plan_removed(objects, program.id, sources))
-        kept = previous.total - len(draft.removed)
-        datums = plan_added(objects, program.id, sources)
-    work = Work(store, datums)
+    ready = prepare(store, spec, caller, options.image, take_over=options.take_over, incremental=options.incremental)
+    if (done := ready.nothing_to_do) is not None:
+        return _nothing_to_do(ready.spec, done)
+    draft = draft_of(ready, options.message)
+    if moved := _moved_tag(ready, options.image):
+        observer.note(moved)
+    kept = 0 if ready.base is None else ready.base.total - len(draft.removed)
+    work = Work(store, ready.to_add(), reuse=not ready.spec.reprocess)
     first, skipped = work.take(LOOKAHEAD)
     return _Planned(draft, work, first, kept + skipped, kept)
 
 
-def _default_message(spec: JobSpec) -> str:
-    sources = ", ".join(f"{source.repo}@{source.branch}:{source.glob}" for source in spec.inputs)
-    return f"{' '.join(spec.command)}  over {sources}"
+def _moved_tag(ready: Prepared, image: Image | None) -> str:
+    """Said when the name of an image stands for another one than in the last job."""
+    before = {} if ready.previous is None else ready.previous.provenance["code"].get("image") or {}
+    if image is None or before.get("reference") != image.reference or before["id"] == image.id:
+        return ""
+    job = ready.previous.provenance["job"] if ready.previous is not None else ""
+    return f"the image {display(image.reference)} is another one than in {job}: was {before['id'][:19]}, is {image.id[:19]}"
 
 
 def _nothing_to_do(spec: JobSpec, previous: Previous) -> JobResult:
@@ -200,14 +172,22 @@ class _JobRun:
     """The running of one job."""
 
     def __init__(
-        self, store: Store, plan: _Planned, directory: JobDirectory, options: JobOptions, observer: Observer
+        self,
+        store: Store,
+        plan: _Planned,
+        directory: JobDirectory,
+        claims: Claims,
+        options: JobOptions,
+        observer: Observer,
     ) -> None:
+        self._claims = claims
         self._store, self._plan, self._draft = store, plan, plan.draft
         self._directory, self._options, self._observer = directory, options, observer
         self._pool = ScratchPool(directory.datums)
-        self._collector = Collector(store, plan.draft.id, directory, self._pool)
-        self._commits = {source.spec.name: source.commit.id for source in plan.draft.pinned}
+        self._collector = Collector(store, plan.draft.id, directory, self._pool, claims)
+        self._commits = [source.commit.id for source in plan.draft.pinned]
         program = plan.draft.program
+        self._executor = options.executor(directory.path)
         self._keep_visible = tuple(dict.fromkeys((plan.draft.caller.cwd, *program.places())))
         self._commit: ObjectId | None = None
         self._reason = ""
@@ -222,7 +202,7 @@ class _JobRun:
             with ExitStack() as cleanup:
                 staging = await trio.to_thread.run_sync(self._options.staging, self._needs(cleanup))
                 if self._plan.first:
-                    async with self._options.executor.open_worker() as worker:
+                    async with self._executor.open_worker() as worker:
                         await trio.to_thread.run_sync(self._start)
                         schedule = self._schedule = self._new_schedule(staging)
                         if self._stop_asked:
@@ -250,9 +230,11 @@ class _JobRun:
     def _needs(self, cleanup: ExitStack) -> StagingNeeds:
         return StagingNeeds(
             self._store,
-            {source.spec.name: (source.spec.repo, source.commit.id) for source in self._draft.pinned},
+            [(source.spec.repo, source.commit.id) for source in self._draft.pinned],
             self._directory.path,
             sum(datum.size for datum in self._plan.first),
+            any(source.lazy for source in self._draft.spec.inputs),
+            self._executor,
             cleanup,
             self._observer.note,
         )
@@ -267,20 +249,24 @@ class _JobRun:
             pass
         with self._store.objects.batch() as batch:
             start_job(self._store, batch, self._draft)
+        self._observer.started(self._draft.id)
 
     def _new_schedule(self, staging: Staging) -> Schedule:
         work = self._plan.work
         most = len(self._plan.first) if work.exhausted else math.inf
         schedule = Schedule(
             store=self._store,
-            executor=self._options.executor,
+            executor=self._executor,
+            spec=self._draft.spec,
+            claims=self._claims,
+            reuse=work.reuse,
             staging=staging,
             collector=self._collector,
             pool=self._pool,
             task_of=self._task_of,
             workers=int(max(1, min(self._options.workers, most))),
             fail_fast=self._options.fail_fast,
-            on_change=self._observer.progress,
+            observer=self._observer,
             kept=self._plan.kept,
         )
         schedule.know_total(work)
@@ -301,19 +287,24 @@ class _JobRun:
 
     def _task_of(self, datum: Datum, scratch: Scratch, staged: Staged) -> Task:
         draft = self._draft
-        stdin = draft.spec.stdin
+        spec = draft.spec
         return Task(
             binds=staged.binds,
             out=scratch.out,
-            argv=draft.spec.command,
-            env=datum_environment(draft.env, draft.id, datum, self._commits),
-            cwd=draft.caller.cwd,
+            argv=draft.program.command,
+            env=datum_environment(draft.env, draft.id, spec.name or spec.output_repo, datum, self._commits),
+            cwd=draft.caller.cwd if draft.program.image is None else None,
             log=scratch.log,
-            stdin=None if stdin is None else os.fsencode(stdin),
-            timeout=draft.spec.timeout,
+            stdin=None if spec.stdin is None else os.fsencode(spec.stdin),
+            timeout=spec.timeout,
             keep_visible=self._keep_visible,
-            hermetic=draft.spec.hermetic,
+            hermetic=spec.hermetic,
         )
+
+    @property
+    def _unfinished(self) -> dict[ObjectId, Entry]:
+        """The datums that have ended without results."""
+        return self._collector.failed | self._collector.recovered
 
     def _keys(self) -> bytes:
         return bytes(self._plan.work.skipped_keys + self._collector.keys)
@@ -325,7 +316,7 @@ class _JobRun:
             self._collector.flush()
         with suppress(PfsError, OSError):
             failed = advance(state, Event.BROKE)
-            finish_failed(self._store, self._draft, failed, self._keys(), self._collector.failed, reason)
+            finish_failed(self._store, self._draft, failed, self._keys(), self._unfinished, reason)
 
     def _finish_or_break(self) -> None:
         try:
@@ -337,10 +328,12 @@ class _JobRun:
 
     def _finish(self) -> None:
         """Commit, or keep the record of what did not come to a commit. Raises NoSpace and what the store raises."""
+        self._draft.links = self._plan.work.links
         if self._state.phase is Phase.FINISHING:
             try:
                 success = advance(self._state, Event.PUBLISHED)
-                commit, phase = finish_success(self._store, self._draft, success, self._keys())
+                recovered = self._collector.recovered
+                commit, phase = finish_success(self._store, self._draft, success, self._keys(), recovered)
                 self._commit = commit.id
                 event = Event.PUBLISHED if phase is Phase.SUCCESS else Event.HEAD_MOVED
                 self._state = advance(self._state, event)
@@ -352,7 +345,9 @@ class _JobRun:
                 self._reason = self._explain(clash)
         elif self._state.phase is Phase.KILLED:
             self._reason = "stopped"
-        finish_failed(self._store, self._draft, self._state, self._keys(), self._collector.failed, self._reason)
+        elif self._schedule is not None and self._schedule.timed_out:
+            self._reason = f"the job took longer than its {self._draft.spec.job_timeout:g} s"
+        finish_failed(self._store, self._draft, self._state, self._keys(), self._unfinished, self._reason)
 
     def _explain(self, clash: OutputClash) -> str:
         return f"{clash.message}: {self._name_of(clash.first)} and {self._name_of(clash.second)}; nothing was committed"

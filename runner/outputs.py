@@ -10,10 +10,10 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pfsmount.errors import PfsError
-from pfsmount.ids import RESERVED_ROOT_NAME, RepoPath, display
+from pfsmount.ids import RESERVED_ROOT_NAME, display
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
 from pfsmount.tree.directory import DirectorySummary, directory_entry, lookup
@@ -22,7 +22,7 @@ from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
 from pfsmount.tree.ingest import ingest_fd
 from pfsmount.tree.node import entry_item
 from pfsmount.tree.xattrs import with_xattrs
-from runner.datum import Datum
+from runner.datum import Datum, Visible
 
 _OUT = b"/pfs/out"
 _PFS = b"/pfs/"
@@ -41,8 +41,8 @@ class OutputReader:
 
     def __init__(self, batch: Batch, datum: Datum) -> None:
         self._batch = batch
-        self._visible: Mapping[bytes, tuple[RepoPath, Entry]] = {
-            os.fsencode(match.name): (match.path, match.entry) for match in datum.matches
+        self._visible: Mapping[bytes, Sequence[Visible]] = {
+            os.fsencode(name): shown for name, shown in datum.visible().items()
         }
         self.outside: list[bytes] = []
         """Symlinks that lead out of what the datum saw; they are kept, and dangle."""
@@ -141,12 +141,13 @@ class OutputReader:
     def _lookup(self, place: bytes) -> tuple[Entry, bytes] | None:
         """The entry at a path in /pfs, or the first symlink on the way, and its own path."""
         name, *parts = place[len(_PFS) :].split(b"/")
-        visible = self._visible.get(name)
-        if visible is None or tuple(parts[: len(visible[0])]) != visible[0]:
+        shown = self._visible.get(name, ())
+        visible = next((one for one in shown if tuple(parts[: len(one.path)]) == one.path), None)
+        if visible is None:
             return None
-        base, entry = visible
-        at = b"/".join((_PFS.rstrip(b"/"), name, *base))
-        for part in parts[len(base) :]:
+        entry = visible.entry
+        at = b"/".join((_PFS.rstrip(b"/"), name, *visible.path))
+        for part in parts[len(visible.path) :]:
             if entry.kind is Kind.SYMLINK:
                 break
             below = lookup(self._batch, entry.id, part) if entry.is_directory else None

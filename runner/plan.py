@@ -22,7 +22,7 @@ from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.globs import Glob
 from pfsmount.tree.links import follow_link
 from runner.datum import Datum, Match, datum_key, make_datum
-from runner.input_spec import CombinedInput, Combination, Input, InputSpec, leaves
+from runner.input_spec import Combination, Input, InputSpec, leaves
 from runner.templates import expand
 
 Selection = tuple[Match, ...]
@@ -58,12 +58,12 @@ class Part(Protocol):
 
 def plan_tree(objects: Reader, spec: Input, sources: Sequence[Source]) -> Part:
     """The parts of a spec. `sources` are those of its single inputs, in order."""
-    return _part(objects, spec, iter(sources))
+    return _part(objects, spec, enumerate(sources))
 
 
-def _part(objects: Reader, spec: Input, sources: Iterator[Source]) -> Part:
+def _part(objects: Reader, spec: Input, sources: Iterator[tuple[int, Source]]) -> Part:
     if isinstance(spec, InputSpec):
-        return Leaf(objects, spec, next(sources))
+        return Leaf(objects, spec, *next(sources))
     parts = [_part(objects, one, sources) for one in spec.inputs]
     match spec.how:
         case Combination.CROSS:
@@ -112,8 +112,8 @@ def plan_removed(program: ObjectId, part: Part) -> Iterator[ObjectId]:
 class Leaf:
     """The matches of one glob in one tree."""
 
-    def __init__(self, objects: Reader, spec: InputSpec, source: Source) -> None:
-        self._objects, self._spec, self._source = objects, spec, source
+    def __init__(self, objects: Reader, spec: InputSpec, number: int, source: Source) -> None:
+        self._objects, self._spec, self._number, self._source = objects, spec, number, source
         self._glob = Glob(spec.glob)
         self._changes: dict[Side, list[Selection]] | None = None
 
@@ -149,6 +149,7 @@ class Leaf:
             group_by=expand(spec.group_by, self._glob, path) if spec.group_by else None,
             along=tuple(follow_link(self._objects, root, path)) if entry.kind is Kind.SYMLINK else (),
             empty=spec.empty_files,
+            leaf=self._number,
         )
 
 

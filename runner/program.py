@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,25 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A container image, as an engine has it."""
+
+    reference: str
+    """As the spec names it."""
+    id: str
+    """`sha256:…` of its configuration: what decides whether two images are the same."""
+    digests: tuple[str, ...]
+    """Where registries know it by a digest: `name@sha256:…`."""
+    engine: str
+    command: tuple[str, ...] = ()
+    """What it runs by itself."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As a commit's provenance has it."""
+        return {"reference": self.reference, "id": self.id, "digests": list(self.digests)}
+
+
+@dataclass(frozen=True, slots=True)
 class NamedFile:
     """A file that the command names: as the executable, its interpreter, or an argument."""
 
@@ -72,7 +91,10 @@ class Program:
     """A resolved command."""
 
     id: ObjectId
-    executable: NamedFile
+    command: tuple[str, ...]
+    """Of a spec without one, the image's."""
+    executable: NamedFile | None
+    """None in a container."""
     interpreter: NamedFile | None
     files: tuple[NamedFile, ...]
     directory: Path | None
@@ -81,15 +103,19 @@ class Program:
     """The record's `code/`."""
     notes: tuple[str, ...] = ()
     """What the user should know, one line each."""
+    image: Image | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As a commit's provenance has it."""
         value: dict[str, Any] = {
-            "executor": "process",
+            "executor": "process" if self.image is None else self.image.engine,
             "program": self.id.hex(),
-            "executable": self.executable.as_json(),
             "files": [file.as_json() for file in self.files],
         }
+        if self.executable is not None:
+            value["executable"] = self.executable.as_json()
+        if self.image is not None:
+            value["image"] = self.image.as_json()
         if self.interpreter is not None:
             value["interpreter"] = self.interpreter.as_json()
         if self.directory is not None:
@@ -102,9 +128,7 @@ class Program:
 
     def places(self) -> list[Path]:
         """What the program must find where it is, even below /tmp."""
-        programs = (
-            [self.executable.place] if self.interpreter is None else [self.executable.place, self.interpreter.place]
-        )
+        programs = [file.place for file in (self.executable, self.interpreter) if file is not None]
         found = [file.place for file in self.files]
         for place in programs:
             found.append(place)
@@ -115,11 +139,13 @@ class Program:
         return found
 
 
-def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
+def resolve_program(batch: Batch, spec: JobSpec, caller: Caller, image: Image | None = None) -> Program:
     """Find and read what the command names; copies of the code go into the batch.
 
     Raises NotFound (no such command), PermissionDenied, InvalidInput, NoSpace.
     """
+    if image is not None:
+        return _of_image(batch, spec, image)
     executable = find_executable(spec.command[0], caller, spec.env)
     interpreter = _interpreter_of(executable.place)
     arguments = _file_arguments(spec.command, caller)
@@ -133,26 +159,63 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller) -> Program:
                 f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept",
             )
     facts = {
-        "v": 1,
+        **_given(spec, spec.command, contained=False),
         "executor": "process",
-        "command": list(spec.command),
-        "stdin": spec.stdin,
-        "env": dict(spec.env),
         "user": caller.uid,
         "cwd": os.fspath(caller.cwd),
-        "network": network_of(spec),
         "executable": executable.id.hex(),
         "interpreter": None if interpreter is None else interpreter.id.hex(),
         "files": [[file.argument, file.text, file.id.hex()] for file in files],
         "code": code.content.hex(),
     }
     id = hash_bytes(dump_json(facts).encode("ascii"), HashKind.DATUM_KEY)
-    return Program(id, executable, interpreter, tuple(files), directory, code, tuple(notes))
+    return Program(id, spec.command, executable, interpreter, tuple(files), directory, code, tuple(notes))
 
 
-def network_of(spec: JobSpec) -> str:
-    """What network a datum has, as the record and the key say it."""
-    return "none" if spec.hermetic else "host"
+def _of_image(batch: Batch, spec: JobSpec, image: Image) -> Program:
+    """A command in a container: its files are the image's, and the id of that covers them."""
+    command = spec.command or image.command
+    if not command:
+        raise InvalidInput(
+            f"the image {display(image.reference)} runs nothing by itself, and the spec names no command",
+            hint="name one behind '--', or as 'cmd' in the spec's transform",
+        )
+    if spec.code is not None:
+        raise InvalidInput("--code is for programs of this machine", hint="in a container, the code is in the image")
+    facts = {
+        **_given(spec, command, contained=True),
+        "executor": "container",
+        "image": image.id,
+        "user": spec.user,
+        "cwd": spec.working_dir,
+    }
+    id = hash_bytes(dump_json(facts).encode("ascii"), HashKind.DATUM_KEY)
+    return Program(id, command, None, None, (), None, store_sources(batch, []), image=image)
+
+
+def _given(spec: JobSpec, command: Sequence[str], *, contained: bool) -> dict[str, Any]:
+    """What the key has of any program. What is as usual, and was not there in the first version, is left out."""
+    facts: dict[str, Any] = {
+        "v": 1,
+        "command": list(command),
+        "stdin": spec.stdin,
+        "env": dict(spec.env),
+        "network": network_of(spec, contained=contained),
+    }
+    more = {
+        "err_command": list(spec.err_command),
+        "err_stdin": spec.err_stdin,
+        "accept_return_code": sorted(spec.accept_return_code),
+        "salt": spec.salt,
+    }
+    return facts | {key: value for key, value in more.items() if value}
+
+
+def network_of(spec: JobSpec, *, contained: bool) -> str:
+    """What network a datum has, as the record and the key say it: none, the host's, or what the engine gives to containers."""
+    if spec.hermetic:
+        return "none"
+    return "engine" if contained else "host"
 
 
 def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedFile:
@@ -290,7 +353,11 @@ def _place_arguments(
     return files, kept
 
 
-def check_directory(caller: Caller) -> None:
-    """Refuse a working directory that no datum could have. Raises InvalidInput."""
+def in_directory(spec: JobSpec, caller: Caller) -> Caller:
+    """The caller, in the directory where a process of this spec starts. Raises InvalidInput when there is none."""
     if not caller.cwd.is_dir():
         raise InvalidInput(f"the working directory {display(os.fspath(caller.cwd))} does not exist any more")
+    place = caller.cwd / spec.working_dir
+    if not place.is_dir():
+        raise InvalidInput(f"the working directory {display(os.fspath(place))} does not exist")
+    return replace(caller, cwd=place)

@@ -8,7 +8,8 @@
     job.json                 everything that is not per datum
 
 `user.pfs.datum` has `inputs` (`name`, `path`, `id`, `kind` each), `exit`, `started_ns`, `ended_ns`, `max_rss` (bytes), `user_s`, `system_s`,
-`job` (the one that ran it) and, for a datum that failed, `reason` and `message`. `exit` is what a shell would have in `$?`.
+`job` (the one that ran it), `tries` when it was run more than once, `struck` (limits that were reached) and, for a datum that failed, `reason` and
+`message`; `recovered` when the job went on without it. `exit` is what a shell would have in `$?`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.manifest import PIECE_MAX
 from pfsmount.tree.xattrs import load_xattrs, with_xattrs
+from runner.attempts import Ended
 from runner.datum import Datum, describe
-from runner.executors.base import MADE_MTIME_NS, Outcome, Reason
+from runner.executors.base import MADE_MTIME_NS, how_it_ended
 
 DATUMS, WRITTEN_BY, CODE, JOB = (EntryName(name) for name in (b"datums", b"written-by", b"code", b"job.json"))
 OUT, LOG = EntryName(b"out"), EntryName(b"log")
-_TIMEOUT_EXIT = 124
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +63,35 @@ class DatumRecord:
         return "reason" not in self.meta
 
     @property
+    def order(self) -> tuple[object, ...]:
+        """Sorts it among the datums of a job: by the paths of its inputs, in the order of the spec."""
+        return tuple(os.fsencode(used["path"]).split(b"/") for used in self.meta["inputs"]), self.key
+
+    @property
     def seconds(self) -> float:
         return float(self.meta["ended_ns"] - self.meta["started_ns"]) / 1e9
 
     @property
     def how(self) -> str:
         """How it ended, for people."""
-        reason = self.meta.get("reason")
-        if reason is None:
+        meta = self.meta
+        if self.ok:
             return "ok"
-        if message := self.meta.get("message"):
-            return str(message)
-        if reason == Reason.SIGNALLED:
-            return f"killed by signal {self.meta['exit'] - 128}"
-        return "took too long" if reason == Reason.TIMEOUT else f"exit code {self.meta['exit']}"
+        how = how_it_ended(meta["reason"], meta["exit"], meta.get("message", ""))
+        return f"{how}; recovered" if meta.get("recovered") else how
 
     def __str__(self) -> str:
         return describe(self.meta["inputs"])
 
 
 def datum_entry(
-    batch: Batch, datum: Datum, outcome: Outcome, job: str, *, log: Entry, out: Entry | None, refused: str = ""
+    batch: Batch, datum: Datum, ended: Ended, job: str, *, log: Entry, out: Entry | None, refused: str = ""
 ) -> Entry:
     """The directory of a datum that ran. `refused` says why results of a command that ended well cannot be kept."""
+    outcome = ended.outcome
     meta: dict[str, Any] = {
         "inputs": [match.as_json() for match in datum.matches],
-        "exit": _exit_of(outcome),
+        "exit": outcome.shell_exit,
         "started_ns": outcome.started_ns,
         "ended_ns": outcome.ended_ns,
         "max_rss": outcome.max_rss,
@@ -95,19 +99,17 @@ def datum_entry(
         "system_s": round(outcome.system_s, 6),
         "job": job,
     }
+    if ended.tries > 1:
+        meta["tries"] = ended.tries
+    if outcome.struck:
+        meta["struck"] = list(outcome.struck)
     if refused or not outcome.ok:
         meta |= {"reason": "results" if refused else str(outcome.reason), "message": refused or outcome.message}
+    if ended.recovered:
+        meta["recovered"] = True
     items = [(LOG, log)] if out is None else [(LOG, log), (OUT, out)]
     entry = _directory(build_directory(batch, items), mtime_ns=outcome.ended_ns)
     return with_xattrs(batch, entry, {DATUM_XATTR: dump_json(meta).encode("ascii")})
-
-
-def _exit_of(outcome: Outcome) -> int:
-    if outcome.exit_code is not None:
-        return outcome.exit_code
-    if outcome.reason is Reason.TIMEOUT:
-        return _TIMEOUT_EXIT
-    return 128 + (outcome.signal or 0)
 
 
 def _directory(summary: DirectorySummary, *, mtime_ns: int = MADE_MTIME_NS) -> Entry:

@@ -9,19 +9,25 @@ threads do what blocks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
 from pfsmount.errors import PfsError
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
+from runner.attempts import Ended, run_attempts
+from runner.claims import Claims
 from runner.collect import Collector, Finished
 from runner.datum import Datum
 from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
+from runner.live import note_datum
 from runner.scratch import Scratch, ScratchPool
+from runner.spec import JobSpec
 from runner.staging import Staged, Staging
 from runner.state import Event, JobState, advance
 
@@ -31,6 +37,23 @@ _DONE_MAX = 64
 _TAKE_AT_ONCE = 32
 _STAGERS_MAX = 4
 _NOT_RUN_EXIT = 125
+_AGAIN_FIRST_S, _AGAIN_LAST_S = 0.05, 1.0
+
+
+class Observer(Protocol):
+    """Who watches a job."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should read."""
+
+    def started(self, job: str) -> None:
+        """The job can be seen from now on, by this id."""
+
+    def progress(self, state: JobState, total: int | None) -> None:
+        """How far it is, and of how many datums, once that is known. Called often."""
+
+    def ended(self, datum: Datum, event: Event, ended: Ended | None) -> None:
+        """A datum has ended: how it counts, and how it went (None where another job ran it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +68,16 @@ class Ready:
 class Work:
     """The datums of a plan, split into those that must run and those whose result is there. One thread at a time."""
 
-    def __init__(self, store: Store, plan: Iterator[Datum]) -> None:
-        self._store, self._plan = store, plan
+    def __init__(self, store: Store, plan: Iterator[Datum], *, reuse: bool = True) -> None:
+        """Without `reuse`, all of them must run."""
+        self._store, self._plan, self.reuse = store, plan, reuse
         self.planned = 0
         """Datums that were looked at."""
         self.exhausted = False
         self.skipped_keys = bytearray()
         """32 bytes each."""
+        self.links = False
+        """A datum has a symlink as a match."""
 
     def take(self, count: int) -> tuple[list[Datum], int]:
         """Up to `count` datums to run, and how many were skipped before they were found. Raises Corrupt."""
@@ -63,7 +89,8 @@ class Work:
                 self.exhausted = True
                 break
             self.planned += 1
-            if find_result(self._store, datum.key) is None:
+            self.links = self.links or datum.has_links
+            if not self.reuse or find_result(self._store, datum.key) is None:
                 found.append(datum)
             else:
                 self.skipped_keys += datum.key
@@ -80,19 +107,29 @@ class Schedule:
     staging: Staging
     collector: Collector
     pool: ScratchPool
+    spec: JobSpec
     task_of: Callable[[Datum, Scratch, Staged], Task]
     workers: int
     fail_fast: bool
-    on_change: Callable[[JobState, int | None], None]
-    """Called with the state and, once it is known, the total number of datums."""
+    observer: Observer
+    claims: Claims
+    """What other jobs run at this moment is left to them."""
     kept: int = 0
     """Datums of the total that were not planned, because an earlier job's record has them."""
+    reuse: bool = True
+    """A datum that another job has finished meanwhile is not run."""
     state: JobState = field(default_factory=JobState)
     total: int | None = None
+    timed_out: bool = False
     dangling: list[str] = field(default_factory=list)
     """Symlinks in inputs that lead out of what a datum sees."""
     _running: trio.CancelScope = field(default_factory=trio.CancelScope)
     _draining: bool = False
+    _left: list[Datum] = field(default_factory=list)
+    """Datums that another job runs."""
+    _unstaged: int = 0
+    """Datums that a stager has, or will get."""
+    _staged: trio.Event = field(default_factory=trio.Event)
 
     def stop(self) -> None:
         """End the job: what runs is killed, what has finished is kept."""
@@ -104,7 +141,7 @@ class Schedule:
         """Let datums end."""
         if count:
             self.state = advance(self.state, event, count)
-            self.on_change(self.state, self.total)
+            self.observer.progress(self.state, self.total)
 
     async def run(self, first: list[Datum], work: Work, worker: Worker) -> None:
         """Run `first`, then what else there is in `work`. `worker` is one that is open already.
@@ -112,13 +149,16 @@ class Schedule:
         Raises what the executor, staging and the store raise when the job cannot go on, in groups.
         """
         self.know_total(work)
-        self.on_change(self.state, self.total)
+        self.observer.progress(self.state, self.total)
         send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect, done)
             async with send_done:
-                with self._running:
+                with self._running, trio.move_on_after(_limit(self.spec.job_timeout)) as limit:
                     await self._run_pool(first, work, worker, send_done)
+            if limit.cancelled_caught:
+                self.timed_out = True
+                self.state = advance(self.state, Event.TIMED_OUT)
         self.state = advance(self.state, Event.DATUMS_ENDED)
 
     async def _run_pool(
@@ -138,15 +178,33 @@ class Schedule:
         async with todo:
             datums = first
             while datums:
-                for datum in datums:
-                    if self._draining:
-                        return
-                    await todo.send(datum)
-                if work.exhausted:
-                    return
+                await self._send(datums, todo)
+                if work.exhausted or self._draining:
+                    break
                 datums, skipped = await trio.to_thread.run_sync(work.take, LOOKAHEAD)
                 self.know_total(work)
                 self.count(Event.DATUM_SKIPPED, skipped)
+            await self._feed_left(todo)
+
+    async def _send(self, datums: list[Datum], todo: trio.MemorySendChannel[Datum]) -> None:
+        for datum in datums:
+            if self._draining:
+                return
+            self._unstaged += 1
+            await todo.send(datum)
+
+    async def _feed_left(self, todo: trio.MemorySendChannel[Datum]) -> None:
+        """Ask again for what another job runs, until that has a result, or has ended without one."""
+        pause = _AGAIN_FIRST_S
+        while (self._left or self._unstaged) and not self._draining:
+            if self._unstaged:
+                self._staged = trio.Event()
+                await self._staged.wait()
+                continue
+            datums, self._left = self._left, []
+            await trio.sleep(pause)
+            pause = min(pause * 1.5, _AGAIN_LAST_S)
+            await self._send(datums, todo)
 
     def know_total(self, work: Work) -> None:
         """How many datums there are, once the plan has been read to its end."""
@@ -163,17 +221,26 @@ class Schedule:
         async with todo, ready, done:
             async for datum in todo:
                 prepared = await trio.to_thread.run_sync(self._prepare, datum)
-                if prepared is None:
-                    await _hand_over(Finished(datum, None, None), done)
-                    continue
-                self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
-                await ready.send(prepared)
+                match prepared:
+                    case None:
+                        self._left.append(datum)
+                    case Finished():
+                        await _hand_over(prepared, done)
+                    case Ready():
+                        self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
+                        await ready.send(prepared)
+                self._unstaged -= 1
+                self._staged.set()
 
-    def _prepare(self, datum: Datum) -> Ready | None:
-        """Stage a datum; None when another job has finished it since it was planned."""
-        if find_result(self.store, datum.key) is not None:
+    def _prepare(self, datum: Datum) -> Ready | Finished | None:
+        """Stage a datum; not one that another job has finished since it was planned, or (None) runs at this moment."""
+        if not self.claims.take(datum.key):
             return None
+        if self.reuse and find_result(self.store, datum.key) is not None:
+            self.claims.release(datum.key)
+            return Finished(datum, None, None)
         scratch = self.pool.take()
+        note_datum(scratch.path, datum)
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
 
     async def _slot(
@@ -222,16 +289,19 @@ class Schedule:
         """Stage a datum anew, of which nobody knows what it has done."""
         self.pool.give_back(prepared.scratch)
         scratch = self.pool.take()
+        note_datum(scratch.path, prepared.datum)
         return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs))
 
     async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
+        scratch = prepared.scratch
+        task = self.task_of(prepared.datum, scratch, prepared.staged)
         try:
-            outcome = await worker.run(self.task_of(prepared.datum, prepared.scratch, prepared.staged))
+            ended = await run_attempts(worker, task, self.spec, scratch.clean_out)
         except WorkerLost:
             raise
         except ExecutorError as error:
-            outcome = _failed(error)
-        return Finished(prepared.datum, prepared.scratch, outcome)
+            ended = _failed(error)
+        return Finished(prepared.datum, scratch, ended)
 
     async def _collect(self, done: trio.MemoryReceiveChannel[Finished]) -> None:
         async with done:
@@ -241,26 +311,25 @@ class Schedule:
                 with trio.move_on_after(float("inf") if wait is None else wait):
                     items = await _receive_some(done)
                 if items:
-                    for event in await trio.to_thread.run_sync(self._take, items):
-                        self.count(event)
+                    for finished, event in await trio.to_thread.run_sync(self._take, items):
+                        self._tell(finished, event)
                 if items is None or self.collector.flush_in == 0:
                     await trio.to_thread.run_sync(self.collector.flush)
                 if items is None:
                     return
 
-    def _take(self, items: list[Finished]) -> list[Event]:
-        events = []
-        for finished in items:
-            ok = self.collector.take(finished)
-            if finished.outcome is None:
-                events.append(Event.DATUM_SKIPPED)
-            else:
-                events.append(Event.DATUM_PROCESSED if ok else Event.DATUM_FAILED)
-                if not ok and self.fail_fast:
-                    self._draining = True
-                    events.append(Event.FAILED_FAST)
+    def _take(self, items: list[Finished]) -> list[tuple[Finished, Event]]:
+        events = [(finished, self.collector.take(finished)) for finished in items]
         self.collector.write_progress({**self.state.counts(), "total": self.total, "phase": str(self.state.phase)})
         return events
+
+    def _tell(self, finished: Finished, event: Event) -> None:
+        """Count a datum that has ended, and let the watcher know."""
+        self.count(event)
+        self.observer.ended(finished.datum, event, finished.ended)
+        if event is Event.DATUM_FAILED and self.fail_fast:
+            self._draining = True
+            self.state = advance(self.state, Event.FAILED_FAST)
 
 
 async def _receive(ready: trio.MemoryReceiveChannel[Ready]) -> Ready | None:
@@ -294,7 +363,11 @@ async def _hand_over(finished: Finished, done: trio.MemorySendChannel[Finished])
             await trio.lowlevel.checkpoint()
 
 
-def _failed(error: PfsError) -> Outcome:
+def _failed(error: PfsError) -> Ended:
     """The end of a datum that the executor could not bring to one."""
     now = time.time_ns()
-    return Outcome(Reason.FAILED, _NOT_RUN_EXIT, None, error.message, now, now, 0, 0.0, 0.0)
+    return Ended(Outcome(Reason.FAILED, _NOT_RUN_EXIT, None, error.message, now, now, 0, 0.0, 0.0))
+
+
+def _limit(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds

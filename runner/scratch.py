@@ -29,6 +29,13 @@ class Scratch:
         self.out = path / "out"
         self.log = path / "log"
 
+    def clean_out(self) -> None:
+        """Let another try find an empty `out/`. Raises NoSpace, PfsError."""
+        if not (_empty(os.fsencode(self.out)) and _is_fresh(self.out)):
+            with disk_errors("emptying the output of a datum"):
+                remove_tree(self.out)
+                _make_out(self)
+
 
 class ScratchPool:
     """Makes scratch directories and takes them back. Thread-safe."""

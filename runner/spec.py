@@ -66,7 +66,7 @@ class JobSpec:
     job_timeout: float | None = None
     """Seconds that the whole job may take."""
     workers: int | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     gpus: int = 0
     merge: Merge = Merge.ERROR
     reprocess: bool = False
@@ -183,6 +183,7 @@ def _ways(spec: Mapping[str, Any]) -> Any:
     """How a spec combines and presents its inputs; in a plain cross product their order says nothing."""
     plain = ("name", "repo", "branch", "glob")
     flags = sorted(
-        (i["name"], [(key, i[key]) for key in sorted(i) if key not in plain and key != "commit"]) for i in spec["inputs"]
+        (i["name"], [(key, i[key]) for key in sorted(i) if key not in plain and key != "commit"])
+        for i in spec["inputs"]
     )
     return spec.get("input"), flags

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pfsmount.objects.reading import Reader
 from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import entries
 from pfsmount.tree.entry import Entry, Kind
-from runner.datum import Datum, Match
+from runner.datum import Datum, Visible
 from runner.executors.base import MADE_MTIME_NS, Bind
 
 FIXED_NS = MADE_MTIME_NS
@@ -61,31 +62,34 @@ class CopyStaging:
 
     def stage(self, datum: Datum, scratch: Path) -> Staged:
         base = os.fsencode(scratch)
-        binds = []
-        links: list[tuple[Match, bytes, bytes]] = []
+        binds, dangling = [], []
         with disk_errors("copying the inputs of a datum"):
-            for match in datum.matches:
-                name = os.fsencode(match.name)
-                links += [(match, *link) for link in self._place(match, base + b"/" + name)]
+            for text, shown in datum.visible().items():
+                name = os.fsencode(text)
+                links = self.copy(shown, base + b"/" + name)
                 binds.append(Bind(base + b"/" + name, name, read_only=True))
-        return Staged(tuple(binds), tuple(_describe(*link) for link in links if _leads_out(*link)))
+                dangling += [_describe(text, *link) for link in links if _leads_out(shown, name, *link)]
+        return Staged(tuple(binds), tuple(dangling))
 
-    def _place(self, match: Match, place: bytes) -> list[tuple[bytes, bytes]]:
-        """The matched entry, below the directories that lead to it. Returns path and target of its symlinks."""
-        _make_top(place)
-        leading: list[bytes] = []
-        for part in match.path:
-            if leading:
-                os.mkdir(place)
-            leading.append(place)
-            place += b"/" + part
+    def copy(self, shown: Sequence[Visible], top: bytes) -> list[tuple[bytes, bytes]]:
+        """Write all this below the directory `top`, which is made. Returns path and target of the symlinks. Raises OSError, Corrupt."""
+        _make_top(top)
         links: list[tuple[bytes, bytes]] = []
-        self._write(match.entry, place, b"/" + b"/".join(match.path), links)
+        leading: dict[bytes, None] = {}
+        for one in shown:
+            place = top
+            for part in one.path:
+                if place not in leading:
+                    leading[place] = None
+                    if place != top:
+                        os.mkdir(place)
+                place += b"/" + part
+            self._write(one.entry, place, b"/" + b"/".join(one.path), links, empty=one.empty)
         for directory in reversed(leading):
             _finish(directory)
         return links
 
-    def _write(self, entry: Entry, place: bytes, path: bytes, links: list[tuple[bytes, bytes]]) -> None:
+    def _write(self, entry: Entry, place: bytes, path: bytes, links: list[tuple[bytes, bytes]], *, empty: bool) -> None:
         if entry.kind is Kind.SYMLINK:
             assert entry.target is not None
             os.symlink(entry.target, place)
@@ -95,18 +99,19 @@ class CopyStaging:
             if path != b"/":
                 os.mkdir(place)
             for name, child in entries(self._objects, entry.id):
-                self._write(child, place + b"/" + name, path.rstrip(b"/") + b"/" + name, links)
+                self._write(child, place + b"/" + name, path.rstrip(b"/") + b"/" + name, links, empty=empty)
             _finish(place)
         else:
-            self._write_file(entry, place)
+            self._write_file(entry, place, empty=empty)
 
-    def _write_file(self, entry: Entry, place: bytes) -> None:
+    def _write_file(self, entry: Entry, place: bytes, *, empty: bool) -> None:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            content = open_content(self._objects, entry)
-            offset = 0
-            while data := content.read(offset, _PART):
-                offset += os.write(fd, data)
+            if not empty:
+                content = open_content(self._objects, entry)
+                offset = 0
+                while data := content.read(offset, _PART):
+                    offset += os.write(fd, data)
             os.fchmod(fd, 0o755 if entry.executable else 0o644)
             os.utime(fd, ns=(FIXED_NS, FIXED_NS))
         finally:
@@ -124,13 +129,13 @@ def _finish(directory: bytes) -> None:
     os.utime(directory, ns=(FIXED_NS, FIXED_NS))
 
 
-def _leads_out(match: Match, path: bytes, target: bytes) -> bool:
-    """True for a symlink whose target is not below the match, read as text."""
-    base = b"/".join((b"/pfs", os.fsencode(match.name), *match.path))
-    place = b"/pfs/" + os.fsencode(match.name) + path
-    end = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
-    return end != base and not end.startswith(base + b"/")
+def _leads_out(shown: Sequence[Visible], name: bytes, path: bytes, target: bytes) -> bool:
+    """True for a symlink whose target is not among what is shown, read as text."""
+    base = b"/pfs/" + name
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(base + path), target))
+    places = (b"/".join((base, *one.path)) for one in shown)
+    return not any(end == place or end.startswith(place + b"/") for place in places)
 
 
-def _describe(match: Match, path: bytes, target: bytes) -> str:
-    return f"{match.name}:{display(path)} → {display(target)}"
+def _describe(name: str, path: bytes, target: bytes) -> str:
+    return f"{name}:{display(path)} → {display(target)}"

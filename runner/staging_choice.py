@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pfsmount.config import MIB
 from pfsmount.errors import Unavailable
+from runner.executors.choice import PROCESS
 from runner.job import StagingNeeds
 from runner.staging import CopyStaging, Staging
 from runner.staging_mount import MountStaging, open_mount
@@ -18,10 +19,13 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
     """The choice `copy`, `mount` (or fail) or `auto`."""
 
     def choose(needs: StagingNeeds) -> Staging:
-        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX):
+        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX and not needs.lazy):
             return CopyStaging(needs.store.objects)
         try:
-            place = open_mount(needs.store.path, needs.directory, needs.cleanup)
+            if not needs.executor.sees_mounts:
+                raise Unavailable(f"{needs.executor.name} does not show mounts of this machine to its containers")
+            for_others = needs.executor.name != PROCESS
+            place = open_mount(needs.store.path, needs.directory, needs.cleanup, for_others=for_others)
         except Unavailable as error:
             if name == "mount":
                 raise Unavailable(
@@ -29,6 +33,6 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
                 ) from None
             needs.note(f"inputs are copied, because they cannot be mounted here ({error.message})")
             return CopyStaging(needs.store.objects)
-        return MountStaging(place, needs.commits)
+        return MountStaging(place, needs.commits, CopyStaging(needs.store.objects))
 
     return choose

@@ -13,16 +13,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pfsmount.errors import Unavailable
 from pfsmount.ids import ObjectId
+from pfsmount.objects.layout import disk_errors
 from runner.datum import Datum
 from runner.executors.base import Bind
 from runner.jobs import note_mount, unmount_noted
-from runner.staging import Staged
+from runner.staging import CopyStaging, Staged
 
 _READY = b"mounted "
 _PATIENCE_S = 20.0
@@ -34,21 +35,32 @@ class MountStaging:
 
     name = "mount"
 
-    def __init__(self, place: Path, commits: Mapping[str, tuple[str, ObjectId]]) -> None:
-        """`commits` are repo and commit of each input, by its name."""
-        self._places = {name: os.fsencode(place / f"{repo}@{commit.hex()}") for name, (repo, commit) in commits.items()}
+    def __init__(self, place: Path, commits: Sequence[tuple[str, ObjectId]], copies: CopyStaging) -> None:
+        """`commits` are repo and commit of each single input; `copies` brings what no mount shows, files of no size."""
+        self._places = [os.fsencode(place / f"{repo}@{commit.hex()}") for repo, commit in commits]
+        self._copies = copies
 
     def stage(self, datum: Datum, scratch: Path) -> Staged:
         binds = []
-        for match in datum.matches:
-            source = b"/".join((self._places[match.name], *match.path))
-            target = b"/".join((os.fsencode(match.name), *match.path))
-            binds.append(Bind(source, target, read_only=True))
+        for text, shown in datum.visible().items():
+            name = os.fsencode(text)
+            if any(one.empty for one in shown):
+                place = os.fsencode(scratch / text)
+                with disk_errors("writing the names of a datum's inputs"):
+                    self._copies.copy(shown, place)
+                binds.append(Bind(place, name, read_only=True))
+                continue
+            for one in shown:
+                source = b"/".join((self._places[one.leaf], *one.path))
+                binds.append(Bind(source, b"/".join((name, *one.path)), read_only=True))
         return Staged(tuple(binds))
 
 
-def open_mount(store: Path, directory: Path, cleanup: ExitStack) -> Path:
-    """Mount the store until `cleanup`; returns where. `directory` is the job's. Raises Unavailable with the reason."""
+def open_mount(store: Path, directory: Path, cleanup: ExitStack, *, for_others: bool) -> Path:
+    """Mount the store until `cleanup`; returns where. `directory` is the job's; `for_others`: not for this user alone.
+
+    Raises Unavailable with the reason.
+    """
     # not in the store, which refuses to be mounted inside itself
     place = Path(tempfile.mkdtemp(prefix=f"pfs-{directory.name}-", dir="/tmp"))
     note_mount(directory, place)
@@ -63,6 +75,7 @@ def open_mount(store: Path, directory: Path, cleanup: ExitStack) -> Path:
             "--foreground",
             "--present",
             "job",
+            *(["--allow-other"] if for_others else []),
             place,
         ],
         stdin=subprocess.DEVNULL,

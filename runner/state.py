@@ -40,8 +40,12 @@ class Event(enum.Enum):
     """Its result was there already."""
     DATUM_PROCESSED = enum.auto()
     DATUM_FAILED = enum.auto()
+    DATUM_RECOVERED = enum.auto()
+    """It failed, and the spec's error command says that the job can do without it."""
     FAILED_FAST = enum.auto()
     """A datum failed, and the first failure is to end the job."""
+    TIMED_OUT = enum.auto()
+    """The job has used the time that it may take."""
     STOP_ASKED = enum.auto()
     """A person (or the machine's shutdown) wants it to end."""
     DATUMS_ENDED = enum.auto()
@@ -63,29 +67,38 @@ class JobState:
     processed: int = 0
     skipped: int = 0
     failed: int = 0
+    recovered: int = 0
     stop_is_failure: bool = False
     """Why it is STOPPING: a failure, or a person."""
 
     @property
     def done(self) -> int:
         """Datums that have ended one way or another."""
-        return self.processed + self.skipped + self.failed
+        return self.processed + self.skipped + self.failed + self.recovered
 
     def counts(self) -> dict[str, int]:
         """As the record has them; `total` is of those that have ended."""
-        return {"total": self.done, "processed": self.processed, "skipped": self.skipped, "failed": self.failed}
+        found = {"total": self.done, "processed": self.processed, "skipped": self.skipped, "failed": self.failed}
+        return found | ({"recovered": self.recovered} if self.recovered else {})
 
 
 class ImpossibleEvent(Exception):
     """A bug: the event cannot happen in this phase."""
 
 
-_COUNTED = {Event.DATUM_SKIPPED: "skipped", Event.DATUM_PROCESSED: "processed", Event.DATUM_FAILED: "failed"}
+_COUNTED = {
+    Event.DATUM_SKIPPED: "skipped",
+    Event.DATUM_PROCESSED: "processed",
+    Event.DATUM_FAILED: "failed",
+    Event.DATUM_RECOVERED: "recovered",
+}
 _COUNTING = (Phase.RUNNING, Phase.STOPPING)
 _MOVES: Mapping[tuple[Phase, Event], Phase] = {
     (Phase.RUNNING, Event.FAILED_FAST): Phase.STOPPING,
+    (Phase.RUNNING, Event.TIMED_OUT): Phase.STOPPING,
     (Phase.RUNNING, Event.STOP_ASKED): Phase.STOPPING,
     (Phase.STOPPING, Event.FAILED_FAST): Phase.STOPPING,
+    (Phase.STOPPING, Event.TIMED_OUT): Phase.STOPPING,
     (Phase.STOPPING, Event.STOP_ASKED): Phase.STOPPING,
     (Phase.FINISHING, Event.STOP_ASKED): Phase.FINISHING,  # the commit is a moment away, and is made
     (Phase.FINISHING, Event.CLASHED): Phase.FAILED,
@@ -110,6 +123,6 @@ def advance(state: JobState, event: Event, count: int = 1) -> JobState:
     after = _MOVES.get((phase, event))
     if after is None:
         raise ImpossibleEvent(f"{event.name} in phase {phase.name}")
-    if phase is Phase.RUNNING and event is Event.FAILED_FAST:
+    if phase is Phase.RUNNING and event in (Event.FAILED_FAST, Event.TIMED_OUT):
         return replace(state, phase=after, stop_is_failure=True)
     return replace(state, phase=after)

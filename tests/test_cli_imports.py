@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-HEAVY = {"boto3", "lmdb", "pyfuse3", "rich", "trio"}
+HEAVY = {"boto3", "lmdb", "pyfuse3", "rich", "trio", "yaml"}
 
 
 def console_script(name: str) -> str:

@@ -52,6 +52,8 @@ DOORS = {
     "trio": ("pfsmount.fs", "runner"),
     "typer": ("pfsmount.cli", "runner.cli"),
     "rich": ("pfsmount.cli.output", "runner.cli.output"),
+    # specs of jobs; loaded when a spec is YAML, not when a command starts
+    "yaml": ("runner.spec_yaml",),
 }
 
 HUBS = {"common", "helper", "helpers", "misc", "util", "utils"}

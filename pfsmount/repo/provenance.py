@@ -17,6 +17,7 @@ from pfsmount.errors import Corrupt, NotFound
 from pfsmount.ids import ObjectId, RepoPath, display, parse_path, path_bytes
 from pfsmount.repo.commit import Commit, parse_root
 from pfsmount.repo.store import Store
+from pfsmount.tree.content import read_small
 from pfsmount.tree.directory import find, walk
 from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.xattrs import load_xattrs
@@ -112,6 +113,8 @@ def _writers(store: Store, record: Entry, path: RepoPath) -> list[str]:
     for _, found in walk(store.objects, entry):
         if found.kind is Kind.SYMLINK and found.target is not None:
             keys[os.fsdecode(found.target.rpartition(b"/")[2])] = None
+        elif found.kind is Kind.FILE:  # several wrote it, one after another
+            keys |= dict.fromkeys(os.fsdecode(read_small(store.objects, found)).split())
     return list(keys)
 
 
@@ -122,12 +125,32 @@ def _datum(store: Store, commit: Commit, record: Entry, key: str, depth: int) ->
     raw = load_xattrs(store.objects, entry).get(DATUM_XATTR, b"{}")
     try:
         info = DatumInfo(key, json.loads(raw))
-        sources = {source["name"]: source for source in (commit.provenance or {})["inputs"]}
-        used = [(sources[one["name"]], parse_path(one["path"])) for one in info.meta.get("inputs", ())]
+        sources: list[dict[str, Any]] = (commit.provenance or {})["inputs"]
+        used = [(_source_of(store, sources, one), parse_path(one["path"])) for one in info.meta.get("inputs", ())]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt(f"the record of datum {key[:12]} is damaged") from None
     info.inputs += [_input(store, source, path, depth) for source, path in used]
     return info
+
+
+def _source_of(store: Store, sources: list[dict[str, Any]], used: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of a job that a datum's file is of: by its name and, where several have that, by the content. Raises KeyError."""
+    named = [source for source in sources if source["name"] == used["name"]]
+    if not named:
+        raise KeyError(used["name"])
+    for source in named[:-1]:
+        tree = _tree_of(store, source)
+        there = None if tree is None else find(store.objects, tree, parse_path(used["path"]))
+        if there is not None and there.content.hex() == used["id"]:
+            return source
+    return named[-1]
+
+
+def _tree_of(store: Store, source: Mapping[str, Any]) -> Entry | None:
+    try:
+        return store.read_commit(ObjectId(bytes.fromhex(source["commit"]))).tree
+    except NotFound:
+        return None
 
 
 def _input(store: Store, source: Mapping[str, Any], path: RepoPath, depth: int) -> Lineage:

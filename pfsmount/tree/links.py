@@ -19,6 +19,7 @@ def follow_link(objects: Reader, root: Entry, path: RepoPath) -> Iterator[tuple[
     store is damaged.
     """
     passed: dict[RepoPath, Entry] = {}
+    followed = 0
     parts = list(path)
     at: list[EntryName] = []
     entries = [root]
@@ -41,7 +42,8 @@ def follow_link(objects: Reader, root: Entry, path: RepoPath) -> Iterator[tuple[
             entries.append(entry)
             continue
         assert entry.target is not None
-        if entry.target.startswith(b"/") or len(passed) >= _LINKS_MAX:
+        followed += 1
+        if entry.target.startswith(b"/") or followed > _LINKS_MAX:
             return
         passed[here] = entry
         parts = [EntryName(part) for part in entry.target.split(b"/") if part not in (b"", b".")] + parts

@@ -18,10 +18,15 @@ from typing import Protocol
 from pfsmount.errors import PfsError, Retry, Unavailable
 
 RESERVED_TARGET = b"out"
+CPUS_MIN = 0.01  # the kernel's
+MEMORY_MIN = 4 << 20  # what it takes to start a command at all
 
 # Directories that lead to binds are made for the datum. Their time must be the same in every run; the year 2000 is one that
 # all archive formats can hold.
 MADE_MTIME_NS = 946_684_800 * 10**9
+
+
+_TIMEOUT_EXIT = 124
 
 
 class ExecutorError(PfsError):
@@ -81,6 +86,14 @@ class Limits:
     """Processors' worth of time."""
     pids: int | None = None
     """Processes and threads."""
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < MEMORY_MIN:
+            raise ValueError(f"not a limit of memory (at least {MEMORY_MIN >> 20} MiB): {self.memory}")
+        if self.cpus is not None and not CPUS_MIN <= self.cpus < math.inf:
+            raise ValueError(f"not a limit of processors (at least {CPUS_MIN}): {self.cpus}")
+        if self.pids is not None and self.pids <= 0:
+            raise ValueError(f"not a limit of processes: {self.pids}")
 
     def __bool__(self) -> bool:
         return self != Limits()
@@ -165,11 +178,41 @@ class Outcome:
     user_s: float
     system_s: float
     struck: tuple[str, ...] = ()
-    """The limits that were reached meanwhile (`memory`, `pids`), whether or not the command failed by it."""
+    """The limits that were reached meanwhile (`memory`, `pids`), whether or not the command failed by it. Memory is reached
+    when a process was killed for it, not when cached files took all that was left."""
 
     @property
     def ok(self) -> bool:
         return self.reason is Reason.OK
+
+    @property
+    def shell_exit(self) -> int:
+        """What a shell would have in `$?`."""
+        if self.exit_code is not None:
+            return self.exit_code
+        return _TIMEOUT_EXIT if self.reason is Reason.TIMEOUT else 128 + (self.signal or 0)
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people."""
+        return how_it_ended(self.reason, self.shell_exit, self.message)
+
+
+def how_it_ended(reason: str, shell_exit: int, message: str) -> str:
+    """The end of a command, for people."""
+    if message:
+        return message
+    match reason:
+        case Reason.OK:
+            return "ok"
+        case Reason.SIGNALLED:
+            return f"killed by signal {shell_exit - 128}"
+        case Reason.TIMEOUT:
+            return "took too long"
+        case Reason.OUT_OF_MEMORY:
+            return "out of memory"
+        case _:
+            return f"exit code {shell_exit}"
 
 
 class Worker(Protocol):
@@ -188,6 +231,11 @@ class Worker(Protocol):
 class Executor(Protocol):
     @property
     def name(self) -> str: ...
+
+    @property
+    def sees_mounts(self) -> bool:
+        """Whether a bind may lie in a mount; where not, it must be a copy on the filesystem of the task's output."""
+        ...
 
     def open_worker(self) -> AbstractAsyncContextManager[Worker]:
         """A worker, ready to run; nothing of it is left when the context ends. Raises ExecutorUnavailable."""

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 
-from runner.executors import mounts, namespaces, syscalls, wire
+from runner.executors import cells, mounts, namespaces, syscalls, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,14 +35,16 @@ class NotRun(Exception):
         self.message = message
 
 
-def run(host: namespaces.Place, view: namespaces.Place, orders: int, report: int) -> NoReturn:
+def run(host: namespaces.Place, view: namespaces.Place, cell: cells.Cell | None, orders: int, report: int) -> NoReturn:
     """Called right after the fork. The process ends here, and with it all that the command has left running."""
     try:
         own = mounts.prepare(view)
         host.enter()
+        if cell is not None:
+            cell.enter()
         order = wire.read_one(orders)
         if order is not None:
-            tell(report, run_to_end(order, host, own, report))
+            tell(report, run_to_end(order, host, own, cell, report))
         os._exit(0)
     except NotRun as refused:
         tell(
@@ -63,7 +65,9 @@ def tell(report: int, said: wire.Report) -> None:
     wire.write_all(report, wire.pack(said))
 
 
-def run_to_end(order: wire.Order, host: namespaces.Place, own: namespaces.Place, report: int) -> wire.Report:
+def run_to_end(
+    order: wire.Order, host: namespaces.Place, own: namespaces.Place, cell: cells.Cell | None, report: int
+) -> wire.Report:
     os.umask(0o022)
     log = open_log(order["log"])
     stdin = open_stdin(order["stdin"])
@@ -81,6 +85,8 @@ def run_to_end(order: wire.Order, host: namespaces.Place, own: namespaces.Place,
     except NotRun as refused:
         os.write(log, f"{refused.message}\n".encode())
         raise
+    if cell is not None:
+        cells.spare_me()  # only now: the command would have inherited it
     status = reap_until(command)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {

@@ -9,6 +9,9 @@ supplementary groups as 65534, though they count.
 
 Inputs are found by the host's paths. A root user's worker sees what is mounted after it was opened; an ordinary user's
 does so only where the host's mounts are shared (as systemd makes them): mount inputs first.
+
+Limits are cgroups (`cgroups.py`): a limit that cannot be held here is ExecutorUnavailable, never left out. Without limits no
+cgroup is made.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from typing import Any
 
 import trio
 
-from runner.executors import refusals, wire
+from runner.executors import cgroups, refusals, wire
 from runner.executors.base import (
     MADE_MTIME_NS,
     ExecutorError,
     ExecutorUnavailable,
+    Limits,
     Obstacle,
     Outcome,
     Reason,
@@ -45,16 +49,22 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); import runner.executors.sandb
 _STARTING_S = 30.0
 # More than the worker's own patience with a process that does not die.
 _STOPPING_S = 40.0
+_REMOVING_S = 1.0
+MACHINE = "the machine (or the container or service around the runner)"
 
 
 class ProcessExecutor:
-    """Runs commands as processes of this machine."""
+    """Runs commands as processes of this machine, all of one datum together within `limits`."""
 
     name = "process"
+    sees_mounts = True
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - it cannot change
+        self._limits = limits
 
     @asynccontextmanager
     async def open_worker(self) -> AsyncIterator[ProcessWorker]:
-        worker = start_worker()
+        worker = start_worker(self._limits)
         try:
             await worker.wait_ready()
             yield worker
@@ -69,10 +79,16 @@ class ProcessExecutor:
             return error.obstacles
 
 
-def start_worker() -> ProcessWorker:
-    """Starts the process: from the thread that calls, whose end would be the worker's (PR_SET_PDEATHSIG counts threads)."""
+def start_worker(limits: Limits) -> ProcessWorker:
+    """Starts the process: from the thread that calls, whose end would be the worker's (PR_SET_PDEATHSIG counts threads).
+
+    Raises ExecutorUnavailable where the limits cannot be held.
+    """
+    hierarchies = cgroups.own_hierarchies()
     try:
         with ExitStack() as undo:
+            enclosure = cgroups.enclose(limits, hierarchies)
+            undo.callback(enclosure.remove)
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             complaints = os.memfd_create("worker-stderr")
@@ -82,6 +98,7 @@ def start_worker() -> ProcessWorker:
                     [
                         *(sys.executable, "-I", "-S", "-c", _BOOT, os.fspath(_IMPORT_ROOT)),
                         *(str(theirs.fileno()), str(os.getpid())),
+                        *(cgroups.find_deaths(hierarchies), *enclosure.stems),
                     ],
                     cwd="/",
                     stdin=subprocess.DEVNULL,
@@ -90,7 +107,7 @@ def start_worker() -> ProcessWorker:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # Ctrl-C is for the runner to act on
                 )
-            worker = ProcessWorker(process, ours, complaints)
+            worker = ProcessWorker(process, ours, complaints, limits, enclosure)
             undo.pop_all()
             return worker
     except OSError as error:
@@ -100,7 +117,16 @@ def start_worker() -> ProcessWorker:
 class ProcessWorker:
     """One worker process. Use it through `ProcessExecutor.open_worker`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        ours: socket.socket,
+        complaints: int,
+        limits: Limits,
+        enclosure: cgroups.Enclosure,
+    ) -> None:
+        self._limits = limits
+        self._enclosure = enclosure
         self._process = process
         self._exit_fd = os.pidfd_open(process.pid)
         self._slot_fd: int | None = None
@@ -115,6 +141,9 @@ class ProcessWorker:
         """Raises ExecutorUnavailable where the machine refuses what a worker needs."""
         with trio.move_on_after(_STARTING_S):
             greeting: wire.Greeting = await self._receive()
+            if greeting["step"] == "cgroup":
+                error = OSError(greeting["errno"], os.strerror(greeting["errno"]))
+                raise ExecutorUnavailable([cgroups.explain(error, cgroups.collect_facts())])
             if greeting["step"] is not None:
                 obstacles = refusals.explain(greeting["step"], greeting["errno"], refusals.collect_facts())
                 raise ExecutorUnavailable(obstacles)
@@ -175,12 +204,13 @@ class ProcessWorker:
             reason=Reason(result["reason"]),
             exit_code=result["exit_code"],
             signal=result["signal"],
-            message=result["message"],
+            message=result["message"] or limit_message(result, self._limits),
             started_ns=result["started_ns"],
             ended_ns=result["ended_ns"],
             max_rss=result["max_rss"],
             user_s=result["user_s"],
             system_s=result["system_s"],
+            struck=tuple(result["struck"]),
         )
 
     def _lose(self, why: str) -> WorkerLost:
@@ -262,9 +292,40 @@ class ProcessWorker:
             self._process.kill()
             await self._wait_exit(1.0)
             self._process.poll()
+        await self._remove_enclosure()
         for fd in (self._exit_fd, self._complaints, self._slot_fd):
             if fd is not None:
                 os.close(fd)
+
+    async def _remove_enclosure(self) -> None:
+        """The kernel may need a moment after the last process has ended. What is left then is for the next start."""
+        with trio.move_on_after(_REMOVING_S, shield=True):
+            while not self._enclosure.remove():  # noqa: ASYNC110 - the kernel tells nobody
+                await trio.sleep(0.005)
+
+
+def limit_message(result: wire.Result, limits: Limits) -> str:
+    """What limits, or the end of the machine's memory, have to do with how the command ended."""
+    if result["reason"] == Reason.OK:
+        return ""
+    said = []
+    if result["short"] == "limit" and limits.memory is not None:
+        said.append(f"needed more than its limit of {memory_text(limits.memory)} of memory")
+    elif result["short"] == "machine":
+        said.append(f"a process of it was killed because {MACHINE} had no memory left")
+    elif result["short"] == "maybe":
+        said.append(f"meanwhile {MACHINE} had no memory left and a process was killed, perhaps one of this datum")
+    if "pids" in result["struck"]:
+        said.append(f"reached its limit of {limits.pids} processes")
+    return "; ".join(said)
+
+
+def memory_text(amount: int) -> str:
+    """In the largest unit that leaves a whole number: 256 MiB, 1500 KiB."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if amount % size == 0:
+            return f"{amount // size} {unit}"
+    return f"{amount} bytes"
 
 
 def order_of(task: Task) -> wire.Order:

@@ -24,7 +24,7 @@ import select
 import sys
 import time
 
-from runner.executors import datum, namespaces, syscalls, wire
+from runner.executors import cells, datum, namespaces, syscalls, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,13 +38,16 @@ PATIENCE_S = 30.0
 BRIEF_S = 0.005
 LONGEST_POLL_S = 86_400.0
 _SIGINT, _SIGKILL = 2, 9
+_ENOMEM = 12
 
 
 def main() -> NoReturn:
-    """`sandbox SOCKET PARENT`: the fd of the socket to the runner, and the runner's pid."""
-    socket, parent = int(sys.argv[-2]), int(sys.argv[-1])
+    """`IMPORT_ROOT SOCKET PARENT DEATHS [STEM…]`: the fd of the socket to the runner, the runner's pid, and for `cells` the
+    file that counts deaths and the cgroups of the datums."""
+    socket, parent, deaths, stems = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:]
     os.set_inheritable(socket, False)
     syscalls.ignore_signal(_SIGINT)  # a datum may send it to its PID 1, which has no use for KeyboardInterrupt
+    places = open_cells(socket, stems)
     host, view = make_places(socket)
     die_with_parent()
     if os.getppid() != parent:  # it died before we asked to hear of it
@@ -59,12 +62,42 @@ def main() -> NoReturn:
     die_with_parent()
     gc.disable()
     gc.freeze()
-    Slot(socket, host, view).serve()
+    Slot(socket, host, view, places, cells.Deaths(deaths)).serve()
     os._exit(0)
 
 
 def die_with_parent() -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def open_cells(socket: int, stems: list[str]) -> list[cells.Cell]:
+    """Where a process may not enter them, tells the runner, and exits."""
+    try:
+        found = cells.open_cells(stems)
+        for cell in found:
+            try_to_enter(cell)
+        return found
+    except OSError as error:
+        greet(socket, "cgroup", error.errno or 0)
+        os._exit(1)
+
+
+def try_to_enter(cell: cells.Cell) -> None:
+    """In a child, so that the worker stays where it is. Raises OSError."""
+    child = os.fork()
+    if child == 0:
+        number = 255
+        try:
+            cell.enter()
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if number:
+        number = number if number > 0 else _ENOMEM  # killed
+        raise OSError(number, os.strerror(number))
 
 
 def make_places(socket: int) -> tuple[namespaces.Place, namespaces.Place]:
@@ -97,7 +130,16 @@ def greet(socket: int, step: str | None, errno: int = 0, slot: int = 0) -> None:
 class Slot:
     """Runs orders from a socket, one at a time, until the socket ends."""
 
-    def __init__(self, socket: int, host: namespaces.Place, view: namespaces.Place) -> None:
+    def __init__(
+        self,
+        socket: int,
+        host: namespaces.Place,
+        view: namespaces.Place,
+        places: list[cells.Cell],
+        deaths: cells.Deaths,
+    ) -> None:
+        self._deaths = deaths
+        self._cells = places  # the next datum's is the first
         self._socket = socket
         self._host = host
         self._view = view
@@ -123,8 +165,12 @@ class Slot:
         except OSError as error:
             return failure(f"cannot start a process for the datum: {error.strerror}", lost=True)
         self._spare = None
-        first.give(order)
-        return Run(self, self._socket, first, order["timeout"]).watch()
+        try:
+            account = cells.Account(first.cell, self._deaths)
+            first.give(order)
+            return Run(self, self._socket, first, account, order["timeout"]).watch()
+        except cells.TakenAway as error:
+            return failure(str(error), lost=True, usable=False)
 
     def make_spare(self) -> None:
         """Forks the next datum's PID 1 ahead of time. Where that fails now, the next order says why if it still does."""
@@ -161,6 +207,7 @@ class Slot:
         Only a child of the process that made the namespace can be the first in it. A second unshare is refused until we are
         back in our own, which an ordinary user may enter because the slot's belongs to the same user namespace.
         """
+        cell = self._cells[0] if self._cells else None
         orders, give = os.pipe()
         report, tell = os.pipe()
         try:
@@ -170,7 +217,7 @@ class Slot:
                 if pid == 0:
                     for fd in (self._socket, give, report):
                         os.close(fd)
-                    datum.run(self._host, self._view, orders, tell)
+                    datum.run(self._host, self._view, cell, orders, tell)
             finally:
                 syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
         except OSError:
@@ -180,15 +227,17 @@ class Slot:
         finally:
             os.close(orders)
             os.close(tell)
-        return First(pid, give, report)
+        self._cells.reverse()
+        return First(pid, give, report, cell)
 
 
 class First:
     """The slot's hold on the first process of a datum."""
 
-    def __init__(self, pid: int, give: int, report: int) -> None:
+    def __init__(self, pid: int, give: int, report: int, cell: cells.Cell | None) -> None:
         self.pid = pid
         self.report = report
+        self.cell = cell
         self._give = give
 
     def give(self, order: wire.Order) -> None:
@@ -202,8 +251,9 @@ class First:
 class Run:
     """One datum, from its order until nothing of it is left."""
 
-    def __init__(self, slot: Slot, socket: int, first: First, timeout: float | None) -> None:
+    def __init__(self, slot: Slot, socket: int, first: First, account: cells.Account, timeout: float | None) -> None:
         self._slot = slot
+        self._account = account
         self._socket = socket
         self._pid = first.pid
         self._report = first.report
@@ -238,6 +288,7 @@ class Run:
             ready = [fd for fd, _ in poller.poll(self._milliseconds_left())]
             if not ready:
                 self._slot.make_spare()
+                self._account.look()
                 self._at_ease = True
             if exit_fd in ready:
                 return True
@@ -290,7 +341,10 @@ class Run:
             "max_rss": usage.ru_maxrss * 1024,
             "user_s": usage.ru_utime,
             "system_s": usage.ru_stime,
+            "struck": [],
+            "short": "",
         }
+        result["struck"], result["short"] = self._account.total()
         if (ended := self._reports.get("ended")) is not None:
             add_end(result, ended)
         elif (not_run := self._reports.get("not_run")) is not None:
@@ -300,9 +354,24 @@ class Run:
             result["message"] = not_run["message"]
         elif self._ended_by not in ("timeout", "killed"):
             end = os.waitstatus_to_exitcode(status)
+            if end == -_SIGKILL and result["short"]:
+                result["reason"] = "signalled"  # the kernel's choice fell on PID 1
+                return self._answer(result)
             how = f"was killed by signal {-end}" if end < 0 else f"exited with code {end}"
             return failure(f"the process that watched the datum {how}", lost=True)
+        return self._answer(result)
+
+    def _answer(self, result: wire.Result) -> wire.Reply:
+        blame_memory(result)
         return {"result": result, "error": None, "lost": False, "usable": True}
+
+
+def blame_memory(result: wire.Result) -> None:
+    """A command that failed when a process of it was killed for want of memory has failed by that."""
+    if result["short"] == "maybe" and (result["signal"] == _SIGKILL or result["exit_code"] == 128 + _SIGKILL):
+        result["short"] = "machine"
+    if result["short"] in ("limit", "machine") and result["reason"] in ("failed", "signalled"):
+        result["reason"] = "out_of_memory"
 
 
 def add_end(result: wire.Result, ended: wire.Report) -> None:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         max_rss: int
         user_s: float
         system_s: float
+        struck: list[str]  # the limits that were reached
+        # Whose want of memory killed a process of the datum (`maybe`: perhaps one of another)
+        short: Literal["", "limit", "machine", "maybe"]
 
     class Reply(TypedDict):
         """Worker to runner: the one answer to each `Order`; either `result` or `error` is not None."""
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
         again: bool  # of `error`: the machine is short of something at the moment
 
     class Greeting(TypedDict):
-        """Worker to runner, once: ready (`step` is None), or what the machine refused."""
+        """Worker to runner, once: ready (`step` is None), or what the machine refused (`cgroup`: entering the datum's)."""
 
         step: str | None
         errno: int

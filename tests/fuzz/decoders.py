@@ -63,8 +63,10 @@ from pfsmount.tree.merge import Reason
 from pfsmount.tree.node import Child, Node, NodeDraft, entry_item
 from pfsmount.tree.xattrs import decode_xattrs, encode_xattrs
 from runner.executors import wire
+from runner.input_spec import parse_input
 from runner.record import parse_datum, parse_job
-from runner.spec import parse_env, parse_input, parse_output
+from runner.spec import parse_env, parse_output
+from runner.spec_file import read_specs
 from tests.fuzz.archives import ARCHIVES
 
 ID = ObjectId(bytes(range(32)))
@@ -373,6 +375,65 @@ def _hold(data: bytes) -> None:
 
 
 _BAD = (InvalidInput,)
+# Specs
+
+PIPELINE = json.dumps(
+    {
+        "pipeline": {"name": "montage", "project": {"name": "default"}},
+        "transform": {
+            "image": "dpokidov/imagemagick:7",
+            "cmd": ["sh"],
+            "stdin": ["montage /pfs/images/* /pfs/out/m.png"],
+            "env": {"A": "1"},
+            "acceptReturnCode": [1],
+        },
+        "input": {
+            "cross": [
+                {"pfs": {"repo": "images", "glob": "/"}},
+                {"join": [{"pfs": {"repo": r, "glob": "/(*)/*", "joinOn": "$1", "outerJoin": True}} for r in "ab"]},
+            ]
+        },
+        "resourceLimits": {"memory": "1.5Gi", "cpu": "500m", "gpu": {"type": "nvidia.com/gpu", "number": 1}},
+        "parallelismSpec": {"constant": "4"},
+        "datumTimeout": "1h30m",
+        "metadata": {"labels": {"a": [1.5, None]}},
+    }
+).encode()
+OLD_PIPELINE = json.dumps(
+    {
+        "pipeline": {"name": "map"},
+        "transform": {"cmd": ["/map"], "err_cmd": ["true"], "secrets": [], "user": 7},
+        "parallelism_spec": {"coefficient": 0.5, "strategy": "COEFFICIENT"},
+        "inputs": [{"repo": {"name": "in"}, "branch": "master~2", "glob": "/*", "lazy": "true"}],
+        "egress": {"URL": ""},
+        "enable_stats": True,
+        "resource_requests": {"gpu": 1, "disk": "1G"},
+    }
+).encode()
+JOBS = rb"""
+input:
+- &i {repo: images, branch: master, glob: "/(*).png", join_on: $1}
+- join: [{<<: *i, name: again}, {input: "x=b:/(*)", join_on: $1}]
+output: edges@master
+command: |
+  python3 /edges.py
+limits: {memory: 2G, cpus: 1.5, pids: 200}
+timeout: 500ms
+metadata: {<<: {a: !!str 1}, b: "\x41\u263a"}
+...
+"""
+
+
+def _specs(name: str) -> Callable[[bytes], object]:
+    """Read a spec file, and show its jobs."""
+
+    def read(data: bytes) -> object:
+        specs = read_specs(data, name, processors=4, directory=Path("/d"))
+        return [(json.dumps(spec.spec.as_json(), allow_nan=False), "".join(spec.warnings).encode()) for spec in specs]
+
+    return read
+
+
 DECODERS = (
     Decoder(
         "pfsmount.objects.segment:Location.decode",
@@ -525,9 +586,12 @@ DECODERS = (
     Decoder("runner.record:parse_datum", parse_datum, [dump_json(DATUM).encode()], (), json=True),
     Decoder("runner.record:parse_job", parse_job, [dump_json(DATUM).encode()], json=True),
     Decoder("runner.executors.wire:read_one", cut_frames, [wire.pack({"error": "x", "lost": False}) * 3], ()),
-    Decoder("runner.spec:parse_input", text(parse_input), [b"name=images@master~2:/*.jpg", b"images:/"], _BAD),
+    Decoder("runner.input_spec:parse_input", text(parse_input), [b"name=images@master~2:/*.jpg", b"images:/"], _BAD),
     Decoder("runner.spec:parse_output", text(parse_output), [b"edges@master"], _BAD),
     Decoder("runner.spec:parse_env", text(lambda pair: parse_env([pair])), [b"NAME=value"], _BAD),
+    Decoder("runner.spec_file:read_specs", _specs("x.json"), [PIPELINE, OLD_PIPELINE], _BAD, json=True),
+    Decoder("runner.spec_file:read_specs, damaged", _specs("x.json"), [PIPELINE, OLD_PIPELINE], _BAD),
+    Decoder("runner.spec_file:read_specs of YAML", _specs("x.yaml"), [JOBS], _BAD),
     Decoder(
         "pfsmount.ids:parse_object_id",
         text(parse_object_id),

@@ -132,6 +132,7 @@ def test_a_script_that_is_the_command(world: World) -> None:
 def test_an_executable_that_is_no_script_is_not_kept(world: World) -> None:
     place = write(world, "tool", "\x7fELF", mode=0o755)
     found = program(world, "./tool")
+    assert found.executable is not None
     assert (found.executable.place, kept(world, found)) == (place, set())
 
 
@@ -195,7 +196,9 @@ def test_path_of_the_given_environment_is_searched(world: World) -> None:
     other.mkdir()
     (other / "tool").write_text("x")
     (other / "tool").chmod(0o755)
-    assert program(world, "tool", env=(f"PATH={other}",)).executable.place == other / "tool"
+    executable = program(world, "tool", env=(f"PATH={other}",)).executable
+    assert executable is not None
+    assert executable.place == other / "tool"
 
 
 def test_the_user_and_the_directory_count(world: World) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pfsmount.errors import InvalidInput
 from pfsmount.revision import parse_revision
-from runner.spec import InputSpec, JobSpec, check_spec, parse_env, parse_input, parse_output, pipeline_of
+from runner.input_spec import InputSpec, cross_of, parse_input
+from runner.spec import JobSpec, check_spec, parse_env, parse_output, same_pipeline
 
 
 @pytest.mark.parametrize(
@@ -48,12 +51,12 @@ def test_environment() -> None:
 
 def spec(*inputs: str, command: str = "true", output: str = "out@master") -> JobSpec:
     repo, branch = parse_output(output)
-    return JobSpec(tuple(parse_input(text) for text in inputs), repo, branch, (command,))
+    return JobSpec(cross_of([parse_input(text) for text in inputs]), repo, branch, (command,))
 
 
 def test_a_pipeline_is_its_inputs_and_its_output() -> None:
     def same(one: JobSpec, other: JobSpec) -> bool:
-        return pipeline_of(one.as_json()) == pipeline_of(other.as_json())
+        return same_pipeline(one.as_json(), other)
 
     first = spec("a@m:/*", "b@m:/")
     assert same(first, spec("b@m:/", "a@m:/*", command="false"))
@@ -64,7 +67,14 @@ def test_a_pipeline_is_its_inputs_and_its_output() -> None:
     assert not same(first, spec("a@m:/*", "b@m:/", output="out@dev"))
 
 
-@pytest.mark.parametrize("wrong", [spec(), spec("a@m:/", "a@n:/"), spec("x=out@master:/"), spec("a@m:/", command="")])
+def test_a_name_holds_a_pipeline_together() -> None:
+    first, other = spec("a@m:/*"), spec("b@m:/*")
+    assert same_pipeline(replace(first, name="edges").as_json(), replace(other, name="edges"))
+    assert not same_pipeline(replace(first, name="edges").as_json(), replace(other, name="lines"))
+    assert not same_pipeline(first.as_json(), other)
+
+
+@pytest.mark.parametrize("wrong", [spec("a@m:/", "a@n:/"), spec("x=out@master:/"), spec("a@m:/", command="")])
 def test_parts_that_do_not_fit(wrong: JobSpec) -> None:
     with pytest.raises(InvalidInput):
         check_spec(wrong)

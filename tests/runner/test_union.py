@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
 from pfsmount.objects.store import ObjectStore
+from pfsmount.tree.concatenate import concatenate
+from pfsmount.tree.content import open_content
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
@@ -97,6 +101,71 @@ def test_an_incremental_union_is_the_one_from_scratch(
             return
         assert scratch is not None
         assert (union.tree, union.written_by) == (scratch.tree, scratch.written_by)
+
+
+def appended(batch: Batch, datums: dict[str, Results], base: Union | None = None) -> Union:
+    """A union that puts together what several wrote."""
+    outputs = {key(name): replace(output(batch, name, results), order=(name,)) for name, results in datums.items()}
+    trees = (None, None) if base is None else (base.tree, base.written_by)
+    return Union(batch, *trees, append=outputs.__getitem__)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(DATUMS, DATUMS)
+def test_appended_results_are_those_from_scratch(
+    objects: ObjectStore, before: dict[str, Results], after: dict[str, Results]
+) -> None:
+    after = {name: before.get(name, results) for name, results in after.items()}
+    with objects.batch() as batch:
+
+        def scratch(datums: dict[str, Results]) -> Union:
+            union = appended(batch, datums)
+            union.add(output(batch, name, results) for name, results in datums.items())
+            union.finish()
+            return union
+
+        try:
+            base = scratch(before)
+        except OutputClash:
+            return
+        try:
+            whole = scratch(after)
+        except OutputClash:
+            return
+        union = appended(batch, before | after, base)
+        union.remove(output(batch, name, results) for name, results in before.items() if name not in after)
+        union.add(output(batch, name, results) for name, results in after.items() if name not in before)
+        union.finish()
+        assert (union.tree, union.written_by) == (whole.tree, whole.written_by)
+        for path, entry in walk(batch, union.tree):
+            if entry.kind is Kind.FILE:
+                place = b"/".join(path).decode()
+                texts = [results[place] or "" for _, results in sorted(after.items()) if place in results]
+                assert open_content(batch, entry).read(0, 100).decode() == "".join(texts)
+
+
+def test_what_cannot_be_appended(objects: ObjectStore) -> None:
+    clashing: list[tuple[Results, Results]] = [
+        ({"x": "1"}, {"x/y": "2"}),
+        ({"x/y": "2"}, {"x": "1"}),
+        ({"x": "1"}, {"x": None}),
+    ]
+    with objects.batch() as batch:
+        for pair, at_once in itertools.product(clashing, (True, False)):
+            datums = dict(zip(("first", "second"), pair, strict=True))
+            union = appended(batch, datums)
+            outputs = [output(batch, name, results) for name, results in datums.items()]
+            union.add(outputs[: not at_once])
+            with pytest.raises(OutputClash):
+                union.add(outputs[not at_once :])
+
+
+def test_large_files_are_appended_in_little_memory(objects: ObjectStore) -> None:
+    with objects.batch() as batch:
+        data = bytes(range(256)) * 40_000
+        entry = file_entry(ingest_bytes(batch, data), len(data))
+        id, size = concatenate(batch, [entry, entry])
+        assert (id, size) == (hash_bytes(data * 2), 2 * len(data))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pfsmount.ids import RepoPath, parse_path
 from pfsmount.repo.commit import Commit
@@ -21,15 +22,18 @@ from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
 from pfsmount.tree.ingest import ingest_bytes
+from runner.attempts import Ended
+from runner.datum import Datum
 from runner.executors.base import Executor
 from runner.executors.memory import MemoryExecutor, Program, View
+from runner.input_spec import cross_of, parse_input
 from runner.job import JobOptions, JobResult, StagingNeeds, run_job
 from runner.jobs import JobStore
 from runner.program import Caller
 from runner.record import Record
-from runner.spec import JobSpec, parse_env, parse_input, parse_output
+from runner.spec import JobSpec, parse_env, parse_output
 from runner.staging import CopyStaging, Staging
-from runner.state import JobState
+from runner.state import Event, JobState
 
 Content = bytes | str | Entry | None
 """Of a path: bytes of a file, target of a symlink, an entry as it is, or None for nothing."""
@@ -41,9 +45,17 @@ class Notes:
 
     lines: list[str] = field(default_factory=list)
     states: list[tuple[JobState, int | None]] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    events: list[tuple[str, Event]] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+    def started(self, job: str) -> None:
+        self.jobs.append(job)
+
+    def ended(self, datum: Datum, event: Event, ended: Ended | None) -> None:
+        self.events.append((str(datum), event))
 
     def progress(self, state: JobState, total: int | None) -> None:
         self.states.append((state, total))
@@ -124,7 +136,7 @@ class World:
     ) -> JobSpec:
         repo, branch = parse_output(output)
         return JobSpec(
-            inputs=tuple(parse_input(text) for text in inputs),
+            input=cross_of([parse_input(text) for text in inputs]),
             output_repo=repo,
             output_branch=branch,
             command=command or ("upper",),
@@ -140,6 +152,15 @@ class World:
         output: str = "out@master",
         env: Sequence[str] = (),
         code: Path | None = None,
+        **options: Any,
+    ) -> JobResult:
+        """Run a job; `ran` and `notes` are of this run."""
+        return self.run_spec(self.spec(*command, inputs=inputs, output=output, env=env, code=code), **options)
+
+    def run_spec(
+        self,
+        spec: JobSpec,
+        *,
         workers: int = 2,
         fail_fast: bool = False,
         take_over: bool = False,
@@ -150,15 +171,15 @@ class World:
         """Run a job; `ran` and `notes` are of this run."""
         self.ran.clear()
         self.notes = Notes()
+        chosen = executor or MemoryExecutor(self.programs)
         options = JobOptions(
-            executor=executor or MemoryExecutor(self.programs),
+            executor=lambda _: chosen,
             staging=staging,
             workers=workers,
             fail_fast=fail_fast,
             take_over=take_over,
             incremental=incremental,
         )
-        spec = self.spec(*command, inputs=inputs, output=output, env=env, code=code)
         return run_job(self.store, spec, self.caller(), options, self.notes)
 
     # Looking

@@ -1,0 +1,90 @@
+"""`pfsjob plan`: what a job would do, in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+from pfsmount.cli import output
+from pfsmount.repo.store import Store
+from runner.cli_run import caller, settings
+from runner.cli_spec import SpecFlags
+from runner.executors.choice import choose_runtime
+from runner.finish import JobDraft, draft_of
+from runner.prepare import Prepared, prepare
+from runner.preview import Choice, Preview
+from runner.spec import JobSpec
+
+
+def print_plans(store: Store, flags: SpecFlags, *, limit: int, everything: bool, replace: bool, json: bool) -> None:
+    """Print what each job would do. Raises PfsError when one could not start."""
+    values = []
+    for one in flags.specs():
+        for text in one.warnings:
+            output.note(f"pfsjob: {text}")
+        plan = _Plan(store, one.spec, replace=replace, everything=everything)
+        if json:
+            values.append(plan.as_json())
+        else:
+            plan.print(limit)
+    if json:
+        output.print_json(values[0] if len(values) == 1 else values)
+
+
+class _Plan:
+    """The datums of one job, looked at."""
+
+    def __init__(self, store: Store, spec: JobSpec, *, replace: bool, everything: bool) -> None:
+        runtime = choose_runtime(spec, settings())
+        self._ready: Prepared = prepare(store, spec, caller(), runtime.image, take_over=replace)
+        self._draft: JobDraft = draft_of(self._ready)
+        preview = Preview(store, self._ready, self._draft)
+        self._choices: list[Choice] = list(preview.all() if everything else preview.to_run())
+        self._to_run = sum(choice.reused is None for choice in self._choices)
+        self._everything = everything
+        self._preview = preview
+
+    @property
+    def _reused(self) -> int:
+        """How many datums have results already."""
+        if self._everything:
+            return len(self._choices) - self._to_run
+        return self._preview.reused
+
+    def as_json(self) -> dict[str, Any]:
+        done = self._ready.nothing_to_do
+        return {
+            "output": self._ready.spec.output,
+            "program": self._ready.program.id.hex(),
+            "inputs": [source.as_json() for source in self._ready.pinned],
+            "to_run": self._to_run,
+            "reused": self._reused,
+            "removed": len(self._draft.removed),
+            "nothing_to_do": None if done is None else str(done.provenance["job"]),
+            "datums": [choice.as_json() for choice in self._choices],
+        }
+
+    def print(self, limit: int) -> None:
+        done = self._ready.nothing_to_do
+        if done is not None:
+            output.say(
+                f"nothing to do: {self._ready.spec.output} has these results already, by {done.provenance['job']}"
+            )
+        shown = self._choices[: limit or None]
+        for choice in shown:
+            verb, why = ("run", choice.why) if choice.reused is None else ("reuse", f"from {choice.reused}")
+            output.say(f"  {verb:<6} {choice.datum}  ({why})")
+        if hidden := len(self._choices) - len(shown):
+            output.say(f"  … and {output.plural(hidden, 'more datum')} (--limit 0 shows all)")
+        text = f"{self._ready.spec.output}: {output.plural(self._to_run, 'datum')} to run, {self._reused:,} reused"
+        if self._draft.removed:
+            text += f", {output.plural(len(self._draft.removed), 'datum')} of the last job no longer part of it"
+        output.say(text)
+        for why, count in itertools.islice(_by_job(self._choices), 5):
+            output.say(f"  {count:,} from {why}")
+
+
+def _by_job(choices: list[Choice]) -> list[tuple[str, int]]:
+    """The jobs whose results would be reused, those of most datums first."""
+    return Counter(choice.reused for choice in choices if choice.reused is not None).most_common()
