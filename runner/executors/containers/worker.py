@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -19,6 +20,7 @@ from runner.executors.containers.orders import Flag, Kind
 from runner.executors.containers.ownership import Owners
 from runner.executors.containers.slot import Slot
 from runner.executors.datum import open_stdin
+from runner.executors.shortage import Short, limit_message
 
 # More than PID 1's own patience with a process that does not die.
 _STOPPING_S = 40.0
@@ -107,17 +109,20 @@ class ContainerWorker:
             if self._owners.must_give(self._slot.out, container.uid, container.gid):
                 await trio.to_thread.run_sync(self._owners.give, self._slot.out, container.uid, container.gid)
             undo.enter_context(self._slot.showing(task.binds, container.pid))
-            container.begin_count()
+            container.counters.begin()
             try:
                 reply, late = await self._ask(container, task, fds)
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
                     await self._stop_quietly(container, task)
                 raise
-            met = container.struck()
+            struck, short = container.counters.total()
             with trio.CancelScope(shield=True):
                 await self._settle(task, reply.flags)
-            return self._outcome(reply, task, fds[-1], late=late, met=met)
+            outcome = self._outcome(reply, task, late=late, struck=struck, short=short)
+            if reply.kind is not Kind.ENDED:  # the command itself could not say it
+                os.write(fds[-1], f"{outcome.message}\n".encode())
+            return outcome
 
     async def _ask(self, container: Container, task: Task, fds: tuple[int, ...]) -> tuple[orders.Reply, bool]:
         """The reply, and whether the time was over."""
@@ -155,15 +160,16 @@ class ContainerWorker:
         self._owners.take(self._slot.out)
         return self._slot.collect(out)
 
-    def _outcome(self, reply: orders.Reply, task: Task, log: int, *, late: bool, met: tuple[str, ...]) -> Outcome:
+    def _outcome(
+        self, reply: orders.Reply, task: Task, *, late: bool, struck: tuple[str, ...], short: Short
+    ) -> Outcome:
         if self._lost:
             raise WorkerLost(self._lost)
         if reply.kind is Kind.NOT_STARTED:
             raise WorkerLost(f"cannot start a process in the container: {os.strerror(reply.error)}")
-        outcome = orders.outcome_of(reply, task, late=late, struck=met)
-        if outcome.message:
-            os.write(log, f"{outcome.message}\n".encode())
-        return outcome
+        outcome = orders.outcome_of(reply, task, late=late, short=short)
+        said = outcome.message or limit_message(outcome.reason, short, struck, self._options.limits)
+        return replace(outcome, struck=struck, message=said)
 
 
 def foreign(engine: str) -> Obstacle:
