@@ -12,6 +12,7 @@ import trio
 
 from pfsmount.errors import PfsError
 from runner.executors.base import ExecutorUnavailable, Limits
+from runner.executors.cgroups import Hierarchy
 from runner.executors.containers import cgroup, chowner, docker_api, podman
 from runner.executors.containers.cgroup import Counters
 from runner.executors.containers.docker_api import DockerEngine
@@ -202,8 +203,33 @@ def test_counters_are_read_in_both_versions_and_at_the_level_that_has_the_limit(
     assert counters.total() == ((), "")
 
 
+def test_limits_that_an_engine_has_left_out_are_found(tmp_path: Path) -> None:
+    own = tmp_path / "scope" / "container"
+    own.mkdir(parents=True)
+    unified = [Hierarchy(frozenset(), True, tmp_path, own)]
+    old = [Hierarchy(frozenset({"memory"}), False, tmp_path, own), Hierarchy(frozenset({"cpu"}), False, tmp_path, own)]
+    limits = Limits(memory=8 << 20, cpus=0.5, pids=7)
+    assert cgroup.unheld(limits, unified) == ["memory", "cpus", "pids"]
+    for name, text in (("memory.max", "max"), ("cpu.max", "max 100000"), ("pids.max", "2048")):
+        (own / name).write_text(f"{text}\n")
+    assert cgroup.unheld(limits, unified) == ["memory", "cpus", "pids"]
+    for name, text in (("memory.max", str(8 << 20)), ("cpu.max", "50000 100000"), ("pids.max", "7")):
+        (own.parent / name).write_text(f"{text}\n")
+    assert cgroup.unheld(limits, unified) == []
+    for name, text in (("memory.limit_in_bytes", "9223372036854771712"), ("cpu.cfs_quota_us", "-1")):
+        (own / name).write_text(f"{text}\n")
+    for directory in (own, own.parent):
+        for file in directory.glob("*.max"):
+            file.unlink()
+    assert cgroup.unheld(limits, old) == ["memory", "cpus", "pids"]
+    (own / "memory.limit_in_bytes").write_text(f"{8 << 20}\n")
+    assert cgroup.unheld(limits, old) == ["cpus", "pids"]
+    assert cgroup.unheld(Limits(), old) == []
+    assert cgroup.unheld(limits, []) == []
+
+
 def test_a_process_without_a_cgroup_has_no_counters() -> None:
-    assert cgroup.find_counters(0) == {}
+    assert cgroup.find_counters(cgroup.hierarchies_of(0)) == {}
 
 
 def test_propagation_is_read_from_the_mount_that_a_path_is_on() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runner.executors import cells, cgroups
+from runner.executors.base import Limits
 from runner.executors.cells import Counts
+from runner.executors.cgroups import Hierarchy
 from runner.executors.shortage import Short
 
 # Those of `cells.parse_counts`, and per controller the file that says whether there is a limit (of version 2).
@@ -15,6 +17,12 @@ _MEMORY = ("memory.events", "memory.oom_control", "memory.limit_in_bytes")
 _PEAKS = ("memory.memsw.max_usage_in_bytes", "memory.max_usage_in_bytes")
 _PIDS = ("pids.events",)
 _CEILINGS = ("memory.max", "pids.max")
+# Per limit, the controller of version 1, and the files of both versions that say what holds.
+_HELD = {
+    "memory": ("memory", ("memory.max", "memory.limit_in_bytes")),
+    "cpus": ("cpu", ("cpu.max", "cpu.cfs_quota_us")),
+    "pids": ("pids", ("pids.max",)),
+}
 
 
 class Counters:
@@ -70,14 +78,19 @@ def _open(path: Path, flags: int) -> int | None:
         return None
 
 
-def find_counters(pid: int) -> dict[Path, tuple[str, ...]]:
-    """Where the counters of the container are in which the process runs, and the files; none where it has no cgroup to be seen."""
+def hierarchies_of(pid: int) -> list[Hierarchy]:
+    """The cgroups of a process; none where they cannot be seen from here."""
     try:
         cgroup, mountinfo = Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
     except OSError:
-        return {}
+        return []
+    return cgroups.find_hierarchies(cgroup, mountinfo)
+
+
+def find_counters(hierarchies: Iterable[Hierarchy]) -> dict[Path, tuple[str, ...]]:
+    """Where the counters of a container are, and which files."""
     found: dict[Path, tuple[str, ...]] = {}
-    for hierarchy in cgroups.find_hierarchies(cgroup, mountinfo):
+    for hierarchy in hierarchies:
         names: tuple[str, ...] = ()
         if hierarchy.unified or "memory" in hierarchy.controllers:
             names += (*_MEMORY, *_PEAKS)
@@ -86,6 +99,30 @@ def find_counters(pid: int) -> dict[Path, tuple[str, ...]]:
         if names:
             found.update((level, names) for level in levels(hierarchy.own))
     return found
+
+
+def unheld(limits: Limits, hierarchies: Sequence[Hierarchy]) -> list[str]:
+    """The limits that were asked for and do not hold: an engine may leave them out with no more than a warning.
+
+    Where no cgroup can be seen, the engine is believed.
+    """
+    wanted = {"memory": limits.memory, "cpus": limits.cpus, "pids": limits.pids}
+    return [
+        name
+        for name, limit in wanted.items()
+        if limit is not None and hierarchies and not _holds(name, limit, hierarchies)
+    ]
+
+
+def _holds(name: str, limit: float, hierarchies: Iterable[Hierarchy]) -> bool:
+    controller, files = _HELD[name]
+    for hierarchy in hierarchies:
+        if hierarchy.unified or controller in hierarchy.controllers:
+            for place in (hierarchy.own, hierarchy.own.parent):
+                for word in [word for file in files if (word := (_says(place / file) or "max").split()[0]) != "max"]:
+                    if (name == "cpus" and int(word) > 0) or (name != "cpus" and int(word) <= limit):
+                        return True
+    return False
 
 
 def levels(directory: Path) -> Iterator[Path]:

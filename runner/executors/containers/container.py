@@ -12,7 +12,7 @@ import trio
 
 from runner.executors.base import ExecutorUnavailable, Obstacle, WorkerLost
 from runner.executors.containers import orders
-from runner.executors.containers.cgroup import Counters, find_counters
+from runner.executors.containers.cgroup import Counters, find_counters, hierarchies_of
 from runner.executors.containers.engine import ContainerOptions, Engine, EngineError, ImageMissing
 from runner.executors.containers.slot import SOCKET, Slot
 from runner.executors.shortage import MACHINE
@@ -29,7 +29,8 @@ class Container:
         self._identity = identity
         self._line = line
         self.pid, self.uid, self.gid = peer
-        self.counters = Counters(find_counters(self.pid) if self.pid else {})
+        self.cgroups = hierarchies_of(self.pid) if self.pid else []
+        self.counters = Counters(find_counters(self.cgroups))
         self._exit_fd = open_process(self.pid)
 
     async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:

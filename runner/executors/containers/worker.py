@@ -14,6 +14,7 @@ import trio
 
 from runner.executors.base import ExecutorError, ExecutorUnavailable, Obstacle, Outcome, Task, TaskRefused, WorkerLost
 from runner.executors.containers import orders
+from runner.executors.containers.cgroup import unheld
 from runner.executors.containers.container import Container, start_container
 from runner.executors.containers.engine import ContainerOptions, Engine
 from runner.executors.containers.orders import Flag, Kind
@@ -46,11 +47,25 @@ class ContainerWorker:
         """The container, which is started where there is none. Raises ExecutorUnavailable."""
         if self._container is None:
             container = await start_container(self._engine, self._options, self._slot, self._program)
-            if not self._owners.can_share_with(container.uid):
+            if obstacles := self._obstacles(container):
                 await container.aclose(_STOPPING_S)
-                raise ExecutorUnavailable([foreign(self._engine.name)])
+                raise ExecutorUnavailable(obstacles)
             self._container = container
         return self._container
+
+    def _obstacles(self, container: Container) -> list[Obstacle]:
+        """What a container that runs must have, and may not."""
+        found = []
+        if not self._owners.can_share_with(container.uid):
+            found.append(foreign(self._engine.name))
+        if missing := unheld(self._options.limits, container.cgroups):
+            found.append(
+                Obstacle(
+                    f"{self._engine.name} does not hold these limits here: {', '.join(missing)}",
+                    "run the job as root, or on a machine with systemd that has only version 2 of cgroups",
+                )
+            )
+        return found
 
     async def run(self, task: Task) -> Outcome:
         """See `base.Worker`."""
