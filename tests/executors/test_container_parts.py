@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_an_image_says_what_it_is_in_every_engine() -> None:
 
 
 def test_what_is_not_asked_for_is_left_to_podman() -> None:
-    fixed = ["--detach", "--rm", "--pull=never", "--ipc=private"]
+    fixed = ["--detach", "--rm", "--pull=never", "--pid=private", "--ipc=private", "--init=false", "--no-healthcheck"]
     assert podman.arguments_of(ContainerOptions("i", "/e", ())) == [*fixed, '--entrypoint=["/e"]', "i"]
     assert podman.arguments_of(ALL) == [
         *fixed,
@@ -87,8 +88,9 @@ def test_what_is_not_asked_for_is_left_to_podman() -> None:
 
 
 def test_what_is_not_asked_for_is_left_to_docker() -> None:
-    fixed = {"entrypoint": ["/e"], "labels": {}, "auto_remove": True, "ipc_mode": "private", "mounts": []}
-    assert docker_api.arguments_of(ContainerOptions("i", "/e", ())) == {"image": "i", **fixed}
+    fixed = {"auto_remove": True, "ipc_mode": "private", "init": False, "healthcheck": {"test": ["NONE"]}}
+    least = {"image": "i", "entrypoint": ["/e"], "labels": {}, "mounts": [], **fixed}
+    assert docker_api.arguments_of(ContainerOptions("i", "/e", ())) == least
     told = docker_api.arguments_of(ALL)
     first, second = told.pop("mounts")
     (gpus,) = told.pop("device_requests")
@@ -99,8 +101,7 @@ def test_what_is_not_asked_for_is_left_to_docker() -> None:
         "image": "sha256:1",
         "entrypoint": ["/pfs/.init"],
         "labels": {"pfs.job": "1"},
-        "auto_remove": True,
-        "ipc_mode": "private",
+        **fixed,
         "user": "1000:100",
         "working_dir": "/w",
         "network_mode": "none",
@@ -171,6 +172,12 @@ def test_a_machine_without_a_compiler_is_an_obstacle(tmp_path: Path, monkeypatch
     with pytest.raises(ExecutorUnavailable, match="cannot be compiled"):
         init_program(tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
+
+
+def test_the_program_runs_only_as_the_first_process_of_a_container() -> None:
+    """It kills all that it may kill."""
+    done = subprocess.run([init_program(CACHE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "init: not the first process of a container\n")
 
 
 def test_the_program_is_compiled_once(tmp_path: Path) -> None:

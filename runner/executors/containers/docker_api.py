@@ -174,7 +174,10 @@ def arguments_of(options: ContainerOptions) -> dict[str, Any]:
         "entrypoint": [options.entrypoint],
         "labels": dict(options.labels),
         "auto_remove": True,
+        # our PID 1 must be that, and alone with its commands, whatever the daemon's settings and the image say
         "ipc_mode": "private",
+        "init": False,
+        "healthcheck": {"test": ["NONE"]},
         "mounts": [
             DockerMount(
                 mount.target,

@@ -356,6 +356,10 @@ int main(void) {
     struct reply reply = {.kind = READY};
     sigset_t chld;
     int fds[3], children, sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (getpid() != 1) { /* kill(-1) would reach others, and orphans would not come to us */
+        fputs("init: not the first process of a container\n", stderr);
+        return 1;
+    }
     if (sock < 0 || connect(sock, (struct sockaddr *)&address, sizeof address)) die("init: the runner's socket");
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     prctl(PR_SET_DUMPABLE, 0); /* a command of the same user must not get at our socket */

@@ -32,6 +32,8 @@ _SETTINGS = {
     "newuidmap": "apt-get install uidmap",
     "xdg_runtime_dir": "log in with a session, or set XDG_RUNTIME_DIR to a directory of mode 0700",
 }
+# What settings of podman's could otherwise change: our PID 1 must be that, and alone with its commands.
+_FIXED = ("--detach", "--rm", "--pull=never", "--pid=private", "--ipc=private", "--init=false", "--no-healthcheck")
 
 
 class PodmanEngine:
@@ -122,7 +124,7 @@ def refusal(said: str) -> EngineError:
 
 
 def arguments_of(options: ContainerOptions) -> list[str]:
-    return [*("--detach", "--rm", "--pull=never", "--ipc=private"), *_options(options), options.image]
+    return [*_FIXED, *_options(options), options.image]
 
 
 def _options(options: ContainerOptions) -> Iterator[str]:
