@@ -313,6 +313,21 @@ def test_inputs_in_a_mount_are_shown_where_mounts_are_shared(scene: Scene) -> No
             syscalls.detach(point)
 
 
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="the settings are those that root can have")
+def test_settings_of_podman_do_not_come_between(podman: PodmanEngine, tmp_path: Path) -> None:
+    """With another first process, or the host's processes in sight, killing what is left would miss some or hit others."""
+    assert podman.env is not None
+    settings = Path(podman.env["CONTAINERS_CONF"]).read_text()
+    wide = '[containers]\ninit = true\npidns = "host"\nipcns = "host"\n'
+    (tmp_path / "containers.conf").write_text(settings.replace("[containers]\n", wide))
+    env = {**podman.env, "CONTAINERS_CONF": str(tmp_path / "containers.conf")}
+    scene = Scene(PodmanEngine(podman.command, env=env), tmp_path)
+    outcomes = scene.run("(setsid sleep 1000 &); touch /dev/shm/left", "cat /proc/1/comm; pidof sleep; ls /dev/shm")
+    assert outcomes[0].ok
+    assert scene.printed() == ".init\n"
+
+
 RUNNER = """
 import os, sys, trio
 from pathlib import Path

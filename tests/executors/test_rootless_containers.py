@@ -34,6 +34,7 @@ def as_user(home: Path, script: str) -> subprocess.CompletedProcess[str]:
         for file in subuid subgid; do echo '{USER}:1000000:65536' >> etc-$file; done
         for file in passwd group subuid subgid; do test -e /etc/$file || touch /etc/$file; mount --bind etc-$file /etc/$file; done
         mount --bind {sys.base_prefix} {home}/python
+        mount -t tmpfs -o mode=1777 tmpfs /dev/shm
         exec setpriv --reuid={UID} --regid={UID} --clear-groups --inh-caps=-all --bounding-set=+all sh -c "$SCRIPT"
     """
     packages = [path for path in sys.path if "site-packages" in path]
