@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,21 @@ def test_an_image_that_is_not_there_is_an_obstacle(podman: PodmanEngine, tmp_pat
 def test_an_image_that_no_registry_has_says_so(podman: PodmanEngine) -> None:
     with pytest.raises(ImageMissing, match="cannot get the image"):
         trio.run(podman.pull_image, "localhost/no-such:image")
+
+
+def test_getting_an_image_can_be_stopped(tmp_path: Path) -> None:
+    """It may take hours. This podman never ends."""
+    (tmp_path / "podman").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "podman").chmod(0o755)
+
+    async def main() -> bool:
+        with trio.move_on_after(0.2) as scope:
+            await PodmanEngine((str(tmp_path / "podman"),)).pull_image("image")
+        return scope.cancelled_caught
+
+    started = time.monotonic()
+    assert trio.run(main)
+    assert time.monotonic() - started < 20
 
 
 def test_a_container_that_cannot_run_is_an_obstacle_in_the_engines_words(podman: PodmanEngine, tmp_path: Path) -> None:

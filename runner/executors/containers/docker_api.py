@@ -1,7 +1,6 @@
 """Docker Engine, and all that speak its API (`podman system service`): through docker-py, which this module alone imports.
 
-docker-py blocks, so its calls are made in threads. They are not interrupted: a container whose start nobody waits for any more
-would be left behind.
+docker-py blocks, so its calls are made in threads. A start is waited for whatever happens: the container would be left behind.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ class DockerEngine:
                 raise
             return str(container.id)
 
-        return await self._call(start)
+        return await self._call(start, whole=True)
 
     async def remove(self, container: str) -> None:
         def remove(client: docker.DockerClient) -> None:
@@ -100,9 +99,11 @@ class DockerEngine:
                 with suppress(NotFound):  # the daemon itself is at it
                     client.api.wait(container, condition="removed")
 
-        await self._call(remove)
+        await self._call(remove, whole=True)
 
-    async def _call(self, ask: Callable[[docker.DockerClient], T]) -> T:
+    async def _call(self, ask: Callable[[docker.DockerClient], T], *, whole: bool = False) -> T:
+        """The answer. With `whole` a cancellation waits for it; else nobody does any more."""
+
         def call() -> T:
             import docker
             import requests.exceptions
@@ -115,8 +116,8 @@ class DockerEngine:
             except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
                 raise EngineError(f"the Docker daemon does not answer: {error}", hint=_hint(str(error))) from error
 
-        with trio.CancelScope(shield=True):
-            answer = await trio.to_thread.run_sync(call)
+        with trio.CancelScope(shield=whole):
+            answer = await trio.to_thread.run_sync(call, abandon_on_cancel=not whole)
         return answer
 
     def _connect(self) -> docker.DockerClient:

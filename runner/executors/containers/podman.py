@@ -90,15 +90,15 @@ class PodmanEngine:
         return await self.find_image(reference)
 
     async def start(self, options: ContainerOptions) -> str:
-        return (await self._run("run", *arguments_of(options))).strip()
+        return (await self._run("run", *arguments_of(options), whole=True)).strip()
 
     async def remove(self, container: str) -> None:
-        await self._run("rm", "--force", "--ignore", "--volumes", "--time=0", container)
+        await self._run("rm", "--force", "--ignore", "--volumes", "--time=0", container, whole=True)
 
-    async def _run(self, *arguments: str) -> str:
-        """What it prints. It is not killed when the caller is cancelled: half of a change is worse than a wait."""
+    async def _run(self, *arguments: str, whole: bool = False) -> str:
+        """What it prints. With `whole` a cancellation waits for it: half of such a change is worse than the wait."""
         try:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=whole):
                 done = await trio.run_process(
                     [*self._command, *arguments],
                     stdin=subprocess.DEVNULL,
