@@ -8,17 +8,13 @@ Two datums can have the same offset (once in 2^62): then one waits for the other
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
 from pathlib import Path
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.layout import disk_errors
+from pfsmount.objects.locks import try_lock, unlock
 
-# struct flock of Linux on 64-bit machines: type, whence, start, length, pid
-_FLOCK = struct.Struct("@hhqqi4x")
 _OFFSETS = 1 << 62
 
 
@@ -38,18 +34,12 @@ class Claims:
 
     def take(self, key: ObjectId) -> bool:
         """Claim a datum; False when another job has it."""
-        try:
-            self._lock(fcntl.F_WRLCK, key)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
-        return True
+        return try_lock(self._fd, _offset(key))
 
     def release(self, key: ObjectId) -> None:
         """Let others have a datum."""
-        self._lock(fcntl.F_UNLCK, key)
+        unlock(self._fd, _offset(key))
 
-    def _lock(self, kind: int, key: ObjectId) -> None:
-        offset = int.from_bytes(key[:8], "big") % _OFFSETS
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
+
+def _offset(key: ObjectId) -> int:
+    return int.from_bytes(key[:8], "big") % _OFFSETS

@@ -40,7 +40,12 @@ def run(
     staging: Annotated[
         str, typer.Option("--inputs", help="How inputs are made visible: copy, mount or auto.", metavar="HOW")
     ] = "auto",
-    json: JsonFlag = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on: run again whenever a commit is made on an input branch.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print events, each a line of JSON; the last is the result.")
+    ] = False,
 ) -> None:
     """Run a command once per datum, and commit what it writes to /pfs/out.
 
@@ -54,7 +59,7 @@ def run(
 
     if staging not in ("auto", "copy", "mount"):
         raise InvalidInput(f"--inputs {staging}: inputs are made visible by copy, mount or auto")
-    request = RunRequest(flags, fail_fast, commit, replace, message, staging, json)
+    request = RunRequest(flags, fail_fast, commit, replace, message, staging, follow, json)
     with output.open_store() as opened:
         code_of_exit = run_and_print(opened, request)
     raise typer.Exit(code_of_exit)
@@ -102,19 +107,40 @@ def inspect(
 
 @app.command()
 def logs(
-    job: Annotated[str, typer.Argument(help="Job id, or the beginning of one.", metavar="JOB")],
+    job: Annotated[
+        str | None, typer.Argument(help="Job id, or the beginning of one; default: the newest.", metavar="JOB")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     datum: Annotated[
         str | None,
-        typer.Option("--datum", help="Only of this datum: its key, or the path of its input.", metavar="DATUM"),
+        typer.Option("--datum", help="Only of this datum: its key, or the path of an input file.", metavar="DATUM"),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only of datums that failed.")] = False,
-    json: JsonFlag = False,
+    grep: Annotated[
+        str | None, typer.Option("--grep", help="Only lines that this regular expression fits.", metavar="REGEX")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; with -f, a line an event.")] = False,
 ) -> None:
-    """Print what the datums of a job printed."""
-    from runner.cli_show import print_logs
+    """Print what the datums of a job printed, or are printing."""
+    from runner.cli_logs import Wanted, print_logs
+
+    wanted = Wanted.parse(datum, failed, grep)
+    with output.open_store() as opened:
+        print_logs(opened, job, wanted, follow=follow, json=json)
+
+
+@app.command()
+def stop(
+    job: Annotated[
+        str, typer.Argument(help="Job id, or the beginning of one; or REPO@BRANCH that is followed for.", metavar="JOB")
+    ],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it has ended.")] = True,
+) -> None:
+    """Stop a job that runs, or one that follows: what has finished is kept, nothing is committed, nothing is left running."""
+    from runner.cli_stop import stop_job
 
     with output.open_store() as opened:
-        print_logs(opened, job, datum, failed, json)
+        stop_job(opened, job, wait=wait)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pfsmount.cli import output
 from pfsmount.repo.store import Store
-from runner.cli_run import caller, settings, warn
+from runner.cli_run import caller, settings
 from runner.cli_spec import SpecFlags
 from runner.executors.choice import choose_runtime
 from runner.finish import JobDraft, draft_of
@@ -21,7 +21,8 @@ def print_plans(store: Store, flags: SpecFlags, *, limit: int, everything: bool,
     """Print what each job would do. Raises PfsError when one could not start."""
     values = []
     for one in flags.specs():
-        warn(one)
+        for text in one.warnings:
+            output.note(f"pfsjob: {text}")
         plan = _Plan(store, one.spec, replace=replace, everything=everything)
         if json:
             values.append(plan.as_json())

@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pfsmount.cli import output
-from pfsmount.ids import display
+from pfsmount.ids import ObjectId, display
 from pfsmount.repo.store import Store
 from runner.cli_spec import SpecFlags
+from runner.cli_watch import EventWatcher, Watcher, counts, print_event
 from runner.executors.choice import Settings, choose_runtime
+from runner.follow import following, input_heads
 from runner.inputs import complete_spec, uncommitted
 from runner.job import JobOptions, JobResult, run_job
 from runner.jobs import JobStore
 from runner.program import Caller
 from runner.record import DatumRecord, Record
 from runner.spec import JobSpec
-from runner.spec_file import FileSpec
 from runner.staging_choice import staging_by_name
-from runner.state import JobState, Phase
+from runner.state import Phase
 
 _LOG_LINES = 10
 _SHOWN_FAILURES = 3
+_POLL_S = 0.25
 _EXITS = {Phase.SUCCESS: 0, Phase.CONFLICT: output.EXIT_CONFLICT, Phase.KILLED: output.EXIT_INTERRUPTED}
 
 
@@ -39,38 +43,8 @@ class RunRequest:
     replace: bool
     message: str | None
     staging: str
+    follow: bool
     json: bool
-
-
-class Watcher:
-    """Shows a job that runs: notes on stderr, a bar on a terminal from when there are datums. A context manager."""
-
-    def __init__(self, *, silent: bool) -> None:
-        self._silent = silent
-        self._bar: output.Progress | None = None
-
-    def __enter__(self) -> Watcher:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*error)
-
-    def note(self, text: str) -> None:
-        output.note(f"pfsjob: {text}")
-
-    def progress(self, state: JobState, total: int | None) -> None:
-        if self._silent:
-            return
-        if self._bar is None:
-            self._bar = output.Progress("running", total).__enter__()
-        self._bar.update(state.done, counts(state), total=total)
-
-
-def counts(state: JobState) -> str:
-    """The three numbers, for people."""
-    recovered = f" · {state.recovered:,} recovered" if state.recovered else ""
-    return f"{state.processed:,} processed · {state.skipped:,} skipped · {state.failed:,} failed{recovered}"
 
 
 def caller() -> Caller:
@@ -97,23 +71,45 @@ def run_and_print(store: Store, request: RunRequest) -> int:
     Raises PfsError when one could not start or go on.
     """
     specs = request.flags.specs()
-    results = []
-    code = 0
     for one in specs:
-        result = _run_one(store, request, one, named=len(specs) > 1)
-        results.append(result)
+        for text in one.warnings:
+            output.note(f"pfsjob: {text}")
+    if request.follow:
+        _follow(store, request, [one.spec for one in specs])
+    for i, one in enumerate(specs):
+        result = _run_one(store, request, one.spec, named=len(specs) > 1)
         if code := _EXITS.get(result.phase, output.EXIT_FAILED):
-            break
-    if request.json:
-        output.print_json([result_json(one) for one in results] if len(specs) > 1 else result_json(results[0]))
-    if left := len(specs) - len(results):
-        output.note(f"pfsjob: {output.plural(left, 'further job')} of the file not run")
-    return code
+            if left := len(specs) - i - 1:
+                output.note(f"pfsjob: {output.plural(left, 'further job')} of the file not run")
+            return code
+    return 0
 
 
-def _run_one(store: Store, request: RunRequest, one: FileSpec, *, named: bool) -> JobResult:
-    warn(one)
-    spec = one.spec
+def _follow(store: Store, request: RunRequest, specs: list[JobSpec]) -> NoReturn:
+    """Run each job whenever the heads that it reads have moved, one at a time, until somebody ends this."""
+    specs = [complete_spec(store, spec) for spec in specs]
+    with ExitStack() as stack:
+        for spec in specs:
+            stack.enter_context(following(store, spec))
+        seen: list[list[ObjectId] | None] = [None] * len(specs)
+        output.note(f"pfsjob: following {', '.join(_sources(specs))}; Ctrl-C ends it")
+        while True:
+            for i, spec in enumerate(specs):
+                heads = input_heads(store, spec)
+                if heads is None or heads == seen[i]:
+                    continue
+                seen[i] = heads
+                result = _run_one(store, request, spec, named=len(specs) > 1)
+                if result.phase is Phase.KILLED:
+                    raise SystemExit(_EXITS[Phase.KILLED])
+            time.sleep(_POLL_S)
+
+
+def _sources(specs: list[JobSpec]) -> list[str]:
+    return list(dict.fromkeys(f"{source.repo}@{source.branch}" for spec in specs for source in spec.inputs))
+
+
+def _run_one(store: Store, request: RunRequest, spec: JobSpec, *, named: bool) -> JobResult:
     runtime = choose_runtime(spec, settings())
     if named:
         output.note(f"pfsjob: {display(spec.name or spec.output)}")
@@ -127,20 +123,16 @@ def _run_one(store: Store, request: RunRequest, one: FileSpec, *, named: bool) -
         take_over=request.replace,
         message=request.message,
     )
-    with Watcher(silent=request.json) as watcher:
+    with EventWatcher() if request.json else Watcher() as watcher:
         for text in runtime.notes:
             watcher.note(text)
         result = run_job(store, spec, caller(), options, watcher)
-    if not request.json:
+    if request.json:
+        print_event("ended", **result_json(result))
+    else:
         print_result(store, result)
     _show_in_mounts(store)
     return result
-
-
-def warn(one: FileSpec) -> None:
-    """What a file asks for and does not get."""
-    for text in one.warnings:
-        output.note(f"pfsjob: {text}")
 
 
 def _mind_uncommitted(store: Store, spec: JobSpec, message: str | None) -> None:

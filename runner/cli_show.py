@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from pfsmount.cli import output
-from pfsmount.errors import NotFound
 from pfsmount.ids import display
 from pfsmount.repo.store import Store
 from runner.cli_run import failure_json, print_failure
@@ -96,9 +93,8 @@ def _facts(jobs: JobStore, job: Job, made: dict[str, Any]) -> Iterator[tuple[str
         place = f"{source['repo']}@{source['branch']}:{display(source['glob'])}"
         yield "input", f"{source['name']} = {place}, commit {source['commit'][:12]}"
     yield "command", display(" ".join(made["command"]))
-    yield "in", display(made["cwd"])
+    yield from _program(made)
     code = made["code"]
-    yield "program", f"{display(code['executable']['path'])}  {code['executable']['id'][:12]}"
     for file in code["files"]:
         yield "file", f"{display(file['path'])}  {file['id'][:12]}"
     if "directory" in code:
@@ -111,62 +107,23 @@ def _facts(jobs: JobStore, job: Job, made: dict[str, Any]) -> Iterator[tuple[str
         yield "took", _when(job)[1]
 
 
+def _program(made: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where the command ran, and what ran it."""
+    code = made["code"]
+    if image := code.get("image"):
+        yield (
+            "image",
+            f"{display(image['reference'])}  {image['id'].removeprefix('sha256:')[:12]}, by {code['executor']}",
+        )
+        for digest in image["digests"]:
+            yield "digest", display(digest)
+        return
+    yield "in", display(made["cwd"])
+    yield "program", f"{display(code['executable']['path'])}  {code['executable']['id'][:12]}"
+
+
 def _failures(record: Record, job: Job) -> list[DatumRecord]:
     """The datums that failed; none are looked for when none did."""
     if not job.origin["failed"]:
         return []
     return list(itertools.islice((datum for datum in record.datums() if not datum.ok), _FAILURES_MAX))
-
-
-def print_logs(store: Store, prefix: str, wanted: str | None, failed: bool, json: bool) -> None:
-    """What datums printed. Raises NotFound when no datum fits."""
-    jobs = JobStore(store)
-    job = jobs.find(prefix)
-    record = jobs.record(job)
-    found = (
-        datum for datum in record.datums() if (wanted is None or fits(datum, wanted)) and not (failed and datum.ok)
-    )
-    first = next(found, None)
-    if first is None:
-        _say_none(jobs, job, wanted, failed, json)
-        return
-    second = next(found, None)
-    datums = itertools.chain([first], [] if second is None else [second], found)
-    if json:
-        output.print_json([_log_json(record, datum) for datum in datums])
-        return
-    for datum in datums:
-        if second is not None or wanted is None:
-            output.say(f"==> {datum}  {datum.key.hex()[:12]}  {display(datum.how)}, {datum.seconds:.2f} s <==")
-            sys.stdout.flush()
-        for part in record.read_log(datum):
-            sys.stdout.buffer.write(part)
-        sys.stdout.buffer.flush()
-
-
-def _say_none(jobs: JobStore, job: Job, wanted: str | None, failed: bool, json: bool) -> None:
-    if wanted is not None:
-        raise NotFound(
-            f"{job.id} has no {'failed ' if failed else ''}datum '{display(wanted)}'",
-            hint="a datum is named by its key, or by the path of its input",
-        )
-    if json:
-        output.print_json([])
-    elif not job.phase.is_over or job.phase is Phase.INTERRUPTED:
-        output.say(f"{job.id} is {job.phase}: logs are kept with the record, at its end")
-    else:
-        output.say(f"no datum of {job.id} failed" if failed else f"{job.id} had no datums")
-
-
-def fits(datum: DatumRecord, wanted: str) -> bool:
-    """True when the datum has this key (or a prefix of at least 6 digits), or an input with this path."""
-    if len(wanted) >= 6 and datum.key.hex().startswith(wanted):
-        return True
-    name, colon, path = wanted.rpartition(":")
-    path = "/" + path.strip("/")
-    return any(used["path"] == path and (not colon or used["name"] == name) for used in datum.meta["inputs"])
-
-
-def _log_json(record: Record, datum: DatumRecord) -> dict[str, Any]:
-    log = b"".join(record.read_log(datum))
-    return {"key": datum.key.hex(), **datum.meta, "ok": datum.ok, "log": os.fsdecode(log)}

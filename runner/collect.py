@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from runner.attempts import Ended
 from runner.claims import Claims
 from runner.datum import Datum
 from runner.jobs import JobDirectory
+from runner.live import EndedDatum, note_ended
 from runner.outputs import OutputReader, OutputRefused
 from runner.record import datum_entry
 from runner.scratch import Scratch, ScratchPool
@@ -138,6 +139,7 @@ class Collector:
             self.recovered |= recoveries
             for key in itertools.chain(results, failures, recoveries):
                 self._claims.release(key)
+            note_ended(self._directory.path, _ended(results, failures, recoveries))
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Let others see how far the job is, a few times a second at most."""
@@ -145,6 +147,14 @@ class Collector:
         if now >= self._progress_at:
             self._progress_at = now + _PROGRESS_S
             self._directory.write_progress(value)
+
+
+def _ended(
+    results: Iterable[ObjectId], failures: Mapping[ObjectId, Entry], recoveries: Mapping[ObjectId, Entry]
+) -> Iterator[EndedDatum]:
+    yield from (EndedDatum(key, Event.DATUM_PROCESSED, None) for key in results)
+    yield from (EndedDatum(key, Event.DATUM_FAILED, entry) for key, entry in failures.items())
+    yield from (EndedDatum(key, Event.DATUM_RECOVERED, entry) for key, entry in recoveries.items())
 
 
 def results_of(store: Store, keys: bytes) -> Iterator[tuple[ObjectId, Entry]]:

@@ -71,7 +71,7 @@ class JobDraft:
             "cwd": str(self.caller.cwd),
             "host": self.caller.host,
             "user": {"name": self.caller.user, "uid": self.caller.uid},
-            "network": network_of(self.spec),
+            "network": network_of(self.spec, contained=self.program.image is not None),
             "times": {"started_ns": self.started_ns, "ended_ns": ended_ns},
             "counts": state.counts(),
         }

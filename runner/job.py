@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from pfsmount.errors import AlreadyExists, PfsError
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ObjectId, display
 from pfsmount.repo.results import find_result
 from pfsmount.repo.store import Store
 from pfsmount.tree.entry import Entry
@@ -37,10 +36,10 @@ from runner.executors.base import Executor, Task, Worker
 from runner.finish import JobDraft, draft_of, finish_failed, finish_success, start_job
 from runner.inputs import Previous
 from runner.jobs import JobDirectory, JobStore
-from runner.prepare import prepare
+from runner.prepare import Prepared, prepare
 from runner.program import Caller, Image
 from runner.record import DatumRecord, read_datum
-from runner.schedule import LOOKAHEAD, Schedule, Work
+from runner.schedule import LOOKAHEAD, Observer, Schedule, Work
 from runner.scratch import Scratch, ScratchPool
 from runner.spec import JobSpec
 from runner.staging import Staged, Staging
@@ -49,16 +48,6 @@ from runner.union import OutputClash
 
 _SHOWN_FAILURES = 10
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Observer(Protocol):
-    """Who watches a job."""
-
-    def note(self, text: str) -> None:
-        """One line that the user should read."""
-
-    def progress(self, state: JobState, total: int | None) -> None:
-        """How far it is. Called often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +125,7 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
     jobs = JobStore(store)
     jobs.sweep()
     with store.objects.holding():  # the program and failed datums are named by no commit before the job's end
-        plan = _plan(store, spec, caller, options)
+        plan = _plan(store, spec, caller, options, observer)
         if isinstance(plan, JobResult):
             return plan
         for text in plan.draft.program.notes:
@@ -148,16 +137,27 @@ def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, ob
             return run.result(time.monotonic() - started)
 
 
-def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions) -> _Planned | JobResult:
+def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, observer: Observer) -> _Planned | JobResult:
     """What the job has to do; or how the last one ended, when that is what this one would do again."""
     ready = prepare(store, spec, caller, options.image, take_over=options.take_over, incremental=options.incremental)
     if (done := ready.nothing_to_do) is not None:
         return _nothing_to_do(ready.spec, done)
     draft = draft_of(ready, options.message)
+    if moved := _moved_tag(ready, options.image):
+        observer.note(moved)
     kept = 0 if ready.base is None else ready.base.total - len(draft.removed)
     work = Work(store, ready.to_add(), reuse=not ready.spec.reprocess)
     first, skipped = work.take(LOOKAHEAD)
     return _Planned(draft, work, first, kept + skipped, kept)
+
+
+def _moved_tag(ready: Prepared, image: Image | None) -> str:
+    """Said when the name of an image stands for another one than in the last job."""
+    before = {} if ready.previous is None else ready.previous.provenance["code"].get("image") or {}
+    if image is None or before.get("reference") != image.reference or before["id"] == image.id:
+        return ""
+    job = ready.previous.provenance["job"] if ready.previous is not None else ""
+    return f"the image {display(image.reference)} is another one than in {job}: was {before['id'][:19]}, is {image.id[:19]}"
 
 
 def _nothing_to_do(spec: JobSpec, previous: Previous) -> JobResult:
@@ -246,6 +246,7 @@ class _JobRun:
             pass
         with self._store.objects.batch() as batch:
             start_job(self._store, batch, self._draft)
+        self._observer.started(self._draft.id)
 
     def _new_schedule(self, staging: Staging) -> Schedule:
         work = self._plan.work
@@ -262,7 +263,7 @@ class _JobRun:
             task_of=self._task_of,
             workers=int(max(1, min(self._options.workers, most))),
             fail_fast=self._options.fail_fast,
-            on_change=self._observer.progress,
+            observer=self._observer,
             kept=self._plan.kept,
         )
         schedule.know_total(work)

@@ -3,9 +3,10 @@
 A job is a ref of kind `job` in its output repo. It names a commit whose tree is the record; that commit's `origin` says in short how the
 job stands, so that a list reads no records. While a job runs, `jobs/<id>/` of the store has
 
-    lock        locked as long as the runner lives
+    lock        locked as long as the runner lives; says who it is
     progress    one line of JSON, replaced whole: `processed`, `skipped`, `failed`, `total` (null until it is known), `phase`
     mount       where the inputs are mounted, if they are
+    ended       which datums have ended (`runner.live`)
     d/<n>/      scratch of a datum (`runner.scratch`)
 
 and nothing in it is needed after a crash. A job that says that it runs, and whose lock is free, was interrupted.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ from pfsmount.repo.commit import Commit
 from pfsmount.repo.refs import RefKind, RepoInfo
 from pfsmount.repo.store import Store
 from runner.claims import Claims
+from runner.live import LiveJob
 from runner.record import Record
 from runner.scratch import remove_tree
 from runner.state import Phase
@@ -128,6 +131,10 @@ class JobStore:
         """The record of a job; for one that runs, of its start."""
         return Record(self._store.objects, job.ref.tree)
 
+    def live(self, job: str) -> LiveJob:
+        """A job that runs, for looking on."""
+        return LiveJob(self._store, self._root / job)
+
     def is_running(self, job: str) -> bool:
         """True while the runner of a job lives."""
         return is_path_locked(self._root / job / "lock")
@@ -154,6 +161,7 @@ class JobStore:
             lock = os.open(unlocked / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try_lock(lock)  # made just now: nobody else has it
+            os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}\n".encode("utf-8", "surrogateescape"), 0)
             directory = JobDirectory(self._root / job)
             with disk_errors("making the directory of a job"):
                 unlocked.rename(directory.path)

@@ -159,7 +159,7 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller, image: Image | 
                 f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept",
             )
     facts = {
-        **_given(spec, spec.command),
+        **_given(spec, spec.command, contained=False),
         "executor": "process",
         "user": caller.uid,
         "cwd": os.fspath(caller.cwd),
@@ -183,7 +183,7 @@ def _of_image(batch: Batch, spec: JobSpec, image: Image) -> Program:
     if spec.code is not None:
         raise InvalidInput("--code is for programs of this machine", hint="in a container, the code is in the image")
     facts = {
-        **_given(spec, command),
+        **_given(spec, command, contained=True),
         "executor": "container",
         "image": image.id,
         "user": spec.user,
@@ -193,14 +193,14 @@ def _of_image(batch: Batch, spec: JobSpec, image: Image) -> Program:
     return Program(id, command, None, None, (), None, store_sources(batch, []), image=image)
 
 
-def _given(spec: JobSpec, command: Sequence[str]) -> dict[str, Any]:
+def _given(spec: JobSpec, command: Sequence[str], *, contained: bool) -> dict[str, Any]:
     """What the key has of any program. What is as usual, and was not there in the first version, is left out."""
     facts: dict[str, Any] = {
         "v": 1,
         "command": list(command),
         "stdin": spec.stdin,
         "env": dict(spec.env),
-        "network": network_of(spec),
+        "network": network_of(spec, contained=contained),
     }
     more = {
         "err_command": list(spec.err_command),
@@ -211,9 +211,11 @@ def _given(spec: JobSpec, command: Sequence[str]) -> dict[str, Any]:
     return facts | {key: value for key, value in more.items() if value}
 
 
-def network_of(spec: JobSpec) -> str:
-    """What network a datum has, as the record and the key say it."""
-    return "none" if spec.hermetic else "host"
+def network_of(spec: JobSpec, *, contained: bool) -> str:
+    """What network a datum has, as the record and the key say it: none, the host's, or what the engine gives to containers."""
+    if spec.hermetic:
+        return "none"
+    return "engine" if contained else "host"
 
 
 def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedFile:

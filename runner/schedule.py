@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -24,6 +25,7 @@ from runner.claims import Claims
 from runner.collect import Collector, Finished
 from runner.datum import Datum
 from runner.executors.base import Executor, ExecutorError, Outcome, Reason, Task, Worker, WorkerLost
+from runner.live import note_datum
 from runner.scratch import Scratch, ScratchPool
 from runner.spec import JobSpec
 from runner.staging import Staged, Staging
@@ -36,6 +38,22 @@ _TAKE_AT_ONCE = 32
 _STAGERS_MAX = 4
 _NOT_RUN_EXIT = 125
 _AGAIN_FIRST_S, _AGAIN_LAST_S = 0.05, 1.0
+
+
+class Observer(Protocol):
+    """Who watches a job."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should read."""
+
+    def started(self, job: str) -> None:
+        """The job can be seen from now on, by this id."""
+
+    def progress(self, state: JobState, total: int | None) -> None:
+        """How far it is, and of how many datums, once that is known. Called often."""
+
+    def ended(self, datum: Datum, event: Event, ended: Ended | None) -> None:
+        """A datum has ended: how it counts, and how it went (None where another job ran it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +111,7 @@ class Schedule:
     task_of: Callable[[Datum, Scratch, Staged], Task]
     workers: int
     fail_fast: bool
-    on_change: Callable[[JobState, int | None], None]
-    """Called with the state and, once it is known, the total number of datums."""
+    observer: Observer
     claims: Claims
     """What other jobs run at this moment is left to them."""
     kept: int = 0
@@ -124,7 +141,7 @@ class Schedule:
         """Let datums end."""
         if count:
             self.state = advance(self.state, event, count)
-            self.on_change(self.state, self.total)
+            self.observer.progress(self.state, self.total)
 
     async def run(self, first: list[Datum], work: Work, worker: Worker) -> None:
         """Run `first`, then what else there is in `work`. `worker` is one that is open already.
@@ -132,7 +149,7 @@ class Schedule:
         Raises what the executor, staging and the store raise when the job cannot go on, in groups.
         """
         self.know_total(work)
-        self.on_change(self.state, self.total)
+        self.observer.progress(self.state, self.total)
         send_done, done = trio.open_memory_channel[Finished](_DONE_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect, done)
@@ -223,6 +240,7 @@ class Schedule:
             self.claims.release(datum.key)
             return Finished(datum, None, None)
         scratch = self.pool.take()
+        note_datum(scratch.path, datum)
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
 
     async def _slot(
@@ -271,6 +289,7 @@ class Schedule:
         """Stage a datum anew, of which nobody knows what it has done."""
         self.pool.give_back(prepared.scratch)
         scratch = self.pool.take()
+        note_datum(scratch.path, prepared.datum)
         return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs))
 
     async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
@@ -292,23 +311,25 @@ class Schedule:
                 with trio.move_on_after(float("inf") if wait is None else wait):
                     items = await _receive_some(done)
                 if items:
-                    for event in await trio.to_thread.run_sync(self._take, items):
-                        self.count(event)
+                    for finished, event in await trio.to_thread.run_sync(self._take, items):
+                        self._tell(finished, event)
                 if items is None or self.collector.flush_in == 0:
                     await trio.to_thread.run_sync(self.collector.flush)
                 if items is None:
                     return
 
-    def _take(self, items: list[Finished]) -> list[Event]:
-        events = []
-        for finished in items:
-            event = self.collector.take(finished)
-            events.append(event)
-            if event is Event.DATUM_FAILED and self.fail_fast:
-                self._draining = True
-                events.append(Event.FAILED_FAST)
+    def _take(self, items: list[Finished]) -> list[tuple[Finished, Event]]:
+        events = [(finished, self.collector.take(finished)) for finished in items]
         self.collector.write_progress({**self.state.counts(), "total": self.total, "phase": str(self.state.phase)})
         return events
+
+    def _tell(self, finished: Finished, event: Event) -> None:
+        """Count a datum that has ended, and let the watcher know."""
+        self.count(event)
+        self.observer.ended(finished.datum, event, finished.ended)
+        if event is Event.DATUM_FAILED and self.fail_fast:
+            self._draining = True
+            self.state = advance(self.state, Event.FAILED_FAST)
 
 
 async def _receive(ready: trio.MemoryReceiveChannel[Ready]) -> Ready | None:

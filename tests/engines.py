@@ -33,12 +33,13 @@ runtime = "{runtime}"
 image_copy_tmp_dir = "{place}"
 tmp_dir = "{place}/tmp"
 """
+SU_ROOT = "#include <unistd.h>\nint main(int c, char **v) { return setuid(0) || execvp(v[1], v + 1) || c; }"
 _STARTING_S = 30
 
 
 def skip_without(*programs: str) -> None:
     if missing := [program for program in programs if shutil.which(program) is None]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+        pytest.skip(f"NO TEST OF CONTAINERS: not installed: {', '.join(missing)}")
 
 
 def run(command: Sequence[str | Path], **options: object) -> str:
@@ -59,6 +60,8 @@ def image_of(engine: Sequence[str], place: Path, **options: object) -> None:
     for name in run([BUSYBOX, "--list"]).split():
         if name != "busybox":
             (tree / "bin" / name).symlink_to("busybox")
+    run(["gcc", "-static", "-s", "-x", "c", "-o", tree / "bin/su-root", "-"], input=SU_ROOT)
+    (tree / "bin/su-root").chmod(0o4755)
     (tree / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\nsomeone:x:1000:1000:someone:/home:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\nsomeone:x:1000:\nusers:x:100:someone\n")
     archive = place / "tree.tar"
@@ -73,7 +76,7 @@ def image_of(engine: Sequence[str], place: Path, **options: object) -> None:
 @contextmanager
 def storage(name: str) -> Iterator[Path]:
     """A directory whose path is short enough for sockets in it; what is mounted below is taken away first."""
-    place = Path(tempfile.mkdtemp(prefix=f"pfs-{name}-", dir="/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix=f"pfs-{name}-"))
     try:
         yield place
     finally:
@@ -90,7 +93,7 @@ def podman_environment(place: Path, environ: Mapping[str, str]) -> dict[str, str
 
 @contextmanager
 def podman_storage() -> Iterator[PodmanEngine]:
-    skip_without("podman")
+    skip_without("podman", "gcc")
     with storage("podman") as place, ExitStack() as undo:
         command, env = (
             ("podman", "--root", f"{place}/root", "--runroot", f"{place}/run"),
@@ -98,6 +101,10 @@ def podman_storage() -> Iterator[PodmanEngine]:
         )
         undo.callback(subprocess.run, [*command, "rm", "-af", "-t0"], env=env, capture_output=True, check=False)
         image_of(command, place, env=env)
+        probe = [*command, "run", "--rm", "--network=none", IMAGE, "true"]
+        done = subprocess.run(probe, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"NO TEST OF PODMAN: it cannot run a container here: {done.stderr}")
         yield PodmanEngine(command, env=env)
         assert not run([*command, "ps", "-aq"], env=env), "containers are left behind"
 
@@ -112,9 +119,9 @@ def unmount_below(place: Path) -> None:
 @contextmanager
 def docker_daemon() -> Iterator[DockerEngine]:
     """A daemon of its own, which leaves the host's network alone."""
-    skip_without("dockerd", "docker")
+    skip_without("dockerd", "docker", "gcc")
     if os.geteuid():
-        pytest.skip("dockerd needs root")
+        pytest.skip("NO TEST OF DOCKER: dockerd needs root")
     with storage("docker") as place, ExitStack() as undo, (place / "log").open("wb") as log:
         host = f"unix://{place}/docker.sock"
         command = ["dockerd", f"--data-root={place}/data", f"--exec-root={place}/exec", f"--host={host}"]
@@ -130,7 +137,7 @@ def docker_daemon() -> Iterator[DockerEngine]:
                 break
             time.sleep(0.1)
         else:
-            pytest.skip(f"dockerd does not work here: {(place / 'log').read_text()[-500:]}")
+            pytest.skip(f"NO TEST OF DOCKER: dockerd does not work here: {(place / 'log').read_text()[-500:]}")
         image_of(client, place)
         yield DockerEngine(host)
         assert not run([*client, "ps", "-aq"]), "containers are left behind"
@@ -161,4 +168,4 @@ def wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    pytest.skip(f"{process.args!r} does not work here")
+    pytest.skip(f"NO TEST OF CONTAINERS: {process.args!r} does not work here")

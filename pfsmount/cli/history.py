@@ -228,7 +228,7 @@ def _print_job(commit: Commit, rest: str) -> None:
     output.say(f"{rest}  made by {made['job']} ({display(commit.author)}, {output.local_time(commit.time_ns)[:16]})")
     output.say(f"{rest}  command  {display(' '.join(made['command']))}")
     for name, id in code_ids(made.get("code") or {}):
-        output.say(f"{rest}  code     {display(name)}  {id[:12]}")
+        output.say(f"{rest}  code     {display(name)}  {id.removeprefix('sha256:')[:12]}")
 
 
 def code_ids(code: dict[str, Any]) -> list[tuple[str, str]]:
@@ -237,7 +237,7 @@ def code_ids(code: dict[str, Any]) -> list[tuple[str, str]]:
     for key, value in code.items():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict) and "id" in item:
-                found.append((str(item.get("path") or item.get("name") or key), str(item["id"])))
+                found.append((str(item.get("path") or item.get("reference") or key), str(item["id"])))
     return found
 
 

@@ -234,6 +234,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_line(value: Any) -> None:
+    """Print a value on one line, at once: one of many that a program reads as they come."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
 def print_json_list(values: Iterable[Any]) -> None:
     """As `print_json` of a list, each value as soon as it is there."""
     empty = True
@@ -334,6 +340,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
 
     def update(self, done: int = 0, note: str = "", *, total: int | None = None) -> None:
         """Show how far it is; calls within a tenth of a second of the last are dropped, but for the end."""

@@ -24,6 +24,11 @@ def try_lock(fd: int, byte: int = 0) -> bool:
     return True
 
 
+def unlock(fd: int, byte: int = 0) -> None:
+    """Give the lock back, when this open file has it."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(byte, fcntl.F_UNLCK))
+
+
 def is_locked(fd: int, byte: int = 0) -> bool:
     """Whether somebody has the lock through another open file."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(byte))
@@ -42,5 +47,5 @@ def is_path_locked(path: Path) -> bool:
         os.close(fd)
 
 
-def _flock(byte: int) -> bytes:
-    return _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+def _flock(byte: int, kind: int = fcntl.F_WRLCK) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)

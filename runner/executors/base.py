@@ -19,6 +19,7 @@ from pfsmount.errors import PfsError, Retry, Unavailable
 
 RESERVED_TARGET = b"out"
 CPUS_MIN = 0.01  # the kernel's
+MEMORY_MIN = 4 << 20  # what it takes to start a command at all
 
 # Directories that lead to binds are made for the datum. Their time must be the same in every run; the year 2000 is one that
 # all archive formats can hold.
@@ -87,8 +88,8 @@ class Limits:
     """Processes and threads."""
 
     def __post_init__(self) -> None:
-        if self.memory is not None and self.memory <= 0:
-            raise ValueError(f"not a limit of memory: {self.memory}")
+        if self.memory is not None and self.memory < MEMORY_MIN:
+            raise ValueError(f"not a limit of memory (at least {MEMORY_MIN >> 20} MiB): {self.memory}")
         if self.cpus is not None and not CPUS_MIN <= self.cpus < math.inf:
             raise ValueError(f"not a limit of processors (at least {CPUS_MIN}): {self.cpus}")
         if self.pids is not None and self.pids <= 0:

@@ -114,7 +114,7 @@ def parse_counts(files: Mapping[str, bytes]) -> Counts:
     return Counts(old.get("oom_kill", 0), int(0 < limit <= peak + _ONE_CHARGE), pids.get("max", 0))
 
 
-def parse_keyed(text: bytes) -> dict[str, int]:
+def parse_keyed(text: bytes | bytearray) -> dict[str, int]:
     """Lines of a word and a number."""
     pairs = (line.split() for line in text.decode().splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
@@ -178,7 +178,10 @@ class Deaths:
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_RDONLY)
-            return parse_keyed(os.pread(self._fd, 1 << 16, 0)).get("oom_kill")
+            text = bytearray()
+            while part := os.pread(self._fd, 1 << 16, len(text)):  # the kernel gives a page at a time
+                text += part
+            return parse_keyed(text).get("oom_kill")
         except OSError:
             return None
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -23,6 +24,10 @@ class Killed(Exception):
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
         self.signal = signal
+
+
+class Starved(Exception):
+    """Raised by a program: its limit of memory ends it."""
 
 
 class View:
@@ -52,7 +57,7 @@ Program = Callable[[View], Awaitable[int]]
 
 
 class MemoryExecutor:
-    """Runs `programs`, by name. The exit code is what the function returns; `Killed` stands for a signal."""
+    """Runs `programs`, by name. The exit code is what the function returns; `Killed` stands for a signal, `Starved` for the limit of memory."""
 
     name = "memory"
     sees_mounts = True
@@ -102,6 +107,11 @@ class MemoryWorker:
                 code = await program(view)
             except Killed as killed:
                 return ended(started_ns, Reason.SIGNALLED, signal=killed.signal)
+            except Starved:
+                outcome = ended(
+                    started_ns, Reason.OUT_OF_MEMORY, signal=9, message="needed more than its limit of memory"
+                )
+                return replace(outcome, struck=("memory",))
             return ended(started_ns, Reason.FAILED if code else Reason.OK, exit_code=code)
         return ended(started_ns, Reason.TIMEOUT, signal=9)
 

@@ -50,6 +50,7 @@ _STARTING_S = 30.0
 # More than the worker's own patience with a process that does not die.
 _STOPPING_S = 40.0
 _REMOVING_S = 1.0
+MACHINE = "the machine (or the container or service around the runner)"
 
 
 class ProcessExecutor:
@@ -311,9 +312,9 @@ def limit_message(result: wire.Result, limits: Limits) -> str:
     if result["short"] == "limit" and limits.memory is not None:
         said.append(f"needed more than its limit of {memory_text(limits.memory)} of memory")
     elif result["short"] == "machine":
-        said.append("a process of it was killed because this machine, or the container it is, had no memory left")
+        said.append(f"a process of it was killed because {MACHINE} had no memory left")
     elif result["short"] == "maybe":
-        said.append("this machine had no memory left and killed a process meanwhile, perhaps one of this datum")
+        said.append(f"meanwhile {MACHINE} had no memory left and a process was killed, perhaps one of this datum")
     if "pids" in result["struck"]:
         said.append(f"reached its limit of {limits.pids} processes")
     return "; ".join(said)

@@ -38,6 +38,7 @@ PATIENCE_S = 30.0
 BRIEF_S = 0.005
 LONGEST_POLL_S = 86_400.0
 _SIGINT, _SIGKILL = 2, 9
+_ENOMEM = 12
 
 
 def main() -> NoReturn:
@@ -95,6 +96,7 @@ def try_to_enter(cell: cells.Cell) -> None:
             os._exit(number)
     number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if number:
+        number = number if number > 0 else _ENOMEM  # killed
         raise OSError(number, os.strerror(number))
 
 

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import pytest
 import trio
 
-from runner.executors.base import Bind, Executor, Outcome, Reason, Task, TaskRefused
+from runner.executors.base import Bind, Executor, Limits, Outcome, Reason, Task, TaskRefused
 from runner.executors.containers.engine import Engine
 from runner.executors.containers.executor import ContainerExecutor
-from runner.executors.memory import Killed, MemoryExecutor, Program, View
+from runner.executors.memory import Killed, MemoryExecutor, Program, Starved, View
 from runner.executors.process import ProcessExecutor
 from tests.engines import CACHE, HOME, IMAGE
 
@@ -43,6 +43,10 @@ async def fail(view: View) -> int:
 
 async def die(view: View) -> int:
     raise Killed(signal.SIGTERM)
+
+
+async def starve(view: View) -> int:
+    raise Starved
 
 
 async def hang(view: View) -> NoReturn:
@@ -71,6 +75,7 @@ PROGRAMS: dict[str, tuple[str, Program]] = {
     "say": ("echo out 1; echo err 2 >&2; echo out 3", say),
     "fail": ("printf done > /pfs/out/half; exit 3", fail),
     "die": ("kill -TERM $$", die),
+    "starve": ("exec tail /dev/zero", starve),
     "hang": ("echo begun; while :; do sleep 1000; done", hang),
     "echo": ("cat", echo),
     "ignore_stdin": ("exit 0", ignore_stdin),
@@ -120,9 +125,14 @@ class Scene:
 MakeScene = Callable[[str], Scene]
 
 
-def container_executor(engine: Engine, work: Path) -> Executor:
-    """An ordinary user's podman has no network here: none of the programs that make one is installed."""
-    return ContainerExecutor(engine, IMAGE, work=work, cache=CACHE, hermetic=os.geteuid() != 0)
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
+def container_executor(engine: Engine, work: Path, limits: Limits) -> Executor:
+    """Without a network: making one takes an engine as long as all the rest, and changes the host's."""
+    return ContainerExecutor(engine, IMAGE, work=work, cache=CACHE, limits=limits, hermetic=True)
 
 
 def long(name: str) -> Any:
@@ -130,13 +140,13 @@ def long(name: str) -> Any:
 
 
 @pytest.fixture(params=["memory", "process", "podman", long("docker"), long("service")])
-def make_scene(request: pytest.FixtureRequest, tmp_path: Path) -> MakeScene:
+def make_scene(request: pytest.FixtureRequest, tmp_path: Path, limits: Limits) -> MakeScene:
     if request.param in ("podman", "docker", "service"):
         work = tmp_path / "work"
         work.mkdir()
-        contained = container_executor(request.getfixturevalue(request.param), work)
+        contained = container_executor(request.getfixturevalue(request.param), work, limits)
         return lambda name: Scene(contained, tmp_path / name, HOME)
-    executor: Executor = ProcessExecutor()
+    executor: Executor = ProcessExecutor(limits)
     if request.param == "memory":
         executor = MemoryExecutor({name: twin for name, (_, twin) in PROGRAMS.items()})
     obstacles = trio.run(executor.preflight)
@@ -174,6 +184,16 @@ def test_a_failure_is_an_outcome_and_what_was_written_stays(scene: Scene) -> Non
 def test_a_signal_is_an_outcome(scene: Scene) -> None:
     (outcome,) = scene.run(scene.task("die"))
     assert (outcome.reason, outcome.exit_code, outcome.signal) == (Reason.SIGNALLED, None, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("limits", [Limits(memory=64 << 20)])
+def test_a_command_that_needs_more_than_its_memory_is_killed_and_the_worker_goes_on(scene: Scene) -> None:
+    outcome, after = scene.run(scene.task("starve"), scene.task("copy"))
+    assert (outcome.reason, outcome.exit_code, outcome.signal) == (Reason.OUT_OF_MEMORY, None, signal.SIGKILL)
+    assert outcome.struck == ("memory",)
+    assert outcome.message.startswith("needed more than its limit of ")
+    assert after.ok
+    assert after.struck == ()
 
 
 def test_a_command_that_is_not_found_says_what_a_shell_would_say(scene: Scene) -> None:

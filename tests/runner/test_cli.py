@@ -90,7 +90,7 @@ class Shell:
         process = self.start("pfsjob", *self.arguments(*options, "--json"))
         out, errors = process.communicate(timeout=60)
         assert process.returncode == code, out + errors
-        value = json.loads(out)
+        value = json.loads(out.splitlines()[-1])
         assert isinstance(value, dict)
         return value
 
@@ -263,7 +263,7 @@ def test_two_jobs_at_once(shell: Shell) -> None:
     for process in both:
         out, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-        assert json.loads(out)["processed"] == 20
+        assert json.loads(out.splitlines()[-1])["processed"] == 20
     for i in range(2):
         assert len(shell.run("pfs", "ls", f"out{i}@master").split()) == 20
 
@@ -425,7 +425,7 @@ def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
     for run in runs:
         out, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
-        results.append(json.loads(out))
+        results.append(json.loads(out.splitlines()[-1]))
     assert [len(path.read_text().split()) for path in (shell.root / "ran").iterdir()] == [1] * 8
     assert [result["total"] for result in results] == [8, 8]
     assert sum(result["processed"] for result in results) == 8
@@ -446,4 +446,144 @@ def test_what_a_killed_run_had_begun_is_run_by_the_other(shell: Shell) -> None:
     first.communicate()
     out, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert json.loads(out)["processed"] == 1
+    assert json.loads(out.splitlines()[-1])["processed"] == 1
+
+
+GATED = 'n=${in##*/}\necho "begin $n"\nwhile ! [ -e go-"$n" ]; do sleep 0.05; done\necho "end $n"\ncp "$in" /pfs/out/\n'
+
+
+def gated(shell: Shell, *options: str) -> list[str]:
+    (shell.root / "code" / "gated.sh").write_text(GATED)
+    return ["run", "-i", "in@master:/*", "-o", "out@master", *options, "--", "sh", "code/gated.sh"]
+
+
+def newest(shell: Shell) -> dict[str, Any]:
+    jobs = json.loads(shell.run("pfsjob", "list", "--json"))
+    assert isinstance(jobs[0], dict)
+    return jobs[0]
+
+
+def begun(shell: Shell, name: str) -> bool:
+    """Whether the newest job runs this datum."""
+    logs = shell.root.glob("store/jobs/*/d/*/log")
+    return any(f"begin {name}" in log.read_text() for log in logs)
+
+
+def test_logs_while_a_job_runs(shell: Shell) -> None:
+    shell.put({"a": "1", "b": "2"})
+    run = shell.start("pfsjob", *gated(shell, "--workers", "2"))
+    wait_until(lambda: begun(shell, "a") and begun(shell, "b"))
+    follower = shell.start("pfsjob", "logs", "-f")
+    one = shell.start("pfsjob", "logs", "-f", "--json", "--datum", "/b")
+    assert follower.stdout is not None
+    assert [follower.stdout.readline() for _ in range(4)] == ["==> /a <==\n", "begin a\n", "==> /b <==\n", "begin b\n"]
+    (shell.root / "go-b").touch()
+    assert [follower.stdout.readline() for _ in range(1)] == ["end b\n"]
+    wait_until(lambda: "==> /b" in shell.run("pfsjob", "logs", newest(shell)["job"]))
+    (shell.root / "go-a").touch()
+    assert run.communicate(timeout=60)[1].count("Traceback") == 0
+    rest, said = follower.communicate(timeout=60)
+    assert "end a\n==> /a" in rest
+    assert "has ended: success" in said
+    events = [json.loads(line) for line in one.communicate(timeout=60)[0].splitlines()]
+    assert "".join(event["text"] for event in events if event["event"] == "log") == "begin b\nend b\n"
+    assert [event["how"] for event in events if event["event"] == "datum"] == ["ok"]
+    assert shell.run(
+        "pfsjob", "logs", "--grep", "^end"
+    ) == f"pfsjob: {newest(shell)['job']}\n/b: end b\n/a: end a\n" or (
+        "/a: end a\n/b: end b\n" in shell.run("pfsjob", "logs", "--grep", "^end")
+    )
+    shell.run("pfsjob", "logs", "--grep", "(", code=2)
+
+
+def test_events_for_programs(shell: Shell) -> None:
+    shell.put({"a": "1", "bad": "2"})
+    run = shell.start("pfsjob", *shell.arguments("--json", "--tries", "2"))
+    out, errors = run.communicate(timeout=60)
+    assert (run.returncode, errors) == (1, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert {event["event"] for event in events} == {"note", "started", "progress", "datum", "ended"}
+    ended = {event["inputs"][0]["path"]: event for event in events if event["event"] == "datum"}
+    assert (ended["/a"]["state"], ended["/a"]["exit"], ended["/a"]["tries"]) == ("processed", 0, 1)
+    assert (ended["/bad"]["state"], ended["/bad"]["how"], ended["/bad"]["tries"]) == ("failed", "exit code 1", 2)
+    assert (events[-1]["event"], events[-1]["state"], events[-1]["failed"]) == ("ended", "failed", 1)
+
+
+def test_stopping_a_job_from_elsewhere(shell: Shell) -> None:
+    shell.put({"a": "1", "b": "2"})
+    (shell.root / "go-a").touch()
+    run = shell.start("pfsjob", *gated(shell, "--workers", "1"))
+    wait_until(lambda: begun(shell, "b"))
+    job = newest(shell)["job"]
+    said = shell.run("pfsjob", "stop", job[:12])
+    assert said == f"{job} is killed; kept: 1 finished datum\n"
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "does not run: it is killed" in shell.run("pfsjob", "stop", job, code=2)
+    assert processes_of(job) == []
+
+
+def processes_of(job: str) -> list[str]:
+    """The processes that run a datum of a job."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"PFS_JOB_ID={job}".encode() in (place / "environ").read_bytes():
+                found.append(place.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_following_a_branch(shell: Shell) -> None:
+    shell.put({"a": "1", "b": "2"})
+    for name in "abcd":
+        (shell.root / f"go-{name}").touch()
+
+    def results() -> set[str]:
+        made = shell.start("pfs", "ls", "out@master")
+        return set((made.communicate(timeout=60)[0]).split())
+
+    follow = shell.start("pfsjob", *gated(shell, "--follow"))
+    wait_until(lambda: results() == {"a", "b"})
+    assert "followed for already" in shell.run("pfsjob", *gated(shell, "--follow"), code=1)
+    shell.put({"c": "3"})
+    wait_until(lambda: results() == {"a", "b", "c"})
+    follow.kill()
+    follow.communicate(timeout=60)
+    shell.put({"d": "4"})
+    again = shell.start("pfsjob", *gated(shell, "--follow"))
+    wait_until(lambda: results() == {"a", "b", "c", "d"})
+    assert [newest(shell)[name] for name in ("processed", "skipped")] == [1, 3]
+    assert shell.run("pfsjob", "stop", "out@master") == "out@master is no longer followed for\n"
+    said = again.communicate(timeout=60)[1]
+    assert "following in@master" in said
+    assert "Traceback" not in said
+    assert "nobody follows" in shell.run("pfsjob", "stop", "out@master", code=2)
+
+
+def test_a_spec_in_a_file(shell: Shell) -> None:
+    shell.put({"a": "1", "b": "2"})
+    pipeline = {
+        "pipeline": {"name": "upper"},
+        "transform": {"cmd": [shell.env["PATH"].split(":")[0] + "/python", "code/upper.py"], "env": {"X": 1}},
+        "input": {"atom": {"repo": "in", "glob": "/*"}},
+        "cache_size": "1G",
+    }
+    lines = {"pipeline": {"name": "lines"}, "transform": {"cmd": ["sh"], "stdin": ["cat /pfs/upper/* > /pfs/out/all"]}}
+    lines["input"] = {"pfs": {"repo": "upper", "glob": "/"}}
+    (shell.root / "jobs.json").write_text(json.dumps(pipeline) + json.dumps(lines))
+    planning = shell.start("pfsjob", "plan", "--only", "upper", "--json", "-f", "jobs.json")
+    plan = json.loads(planning.communicate(timeout=60)[0])
+    assert plan["to_run"] == 2
+    said = shell.run("pfsjob", "run", "-f", "jobs.json")
+    assert "jobs.json:1: cache_size has no effect" in said
+    assert shell.cat("lines@master:/all") == "12"
+    said = shell.run("pfsjob", "run", "-f", "jobs.json")
+    assert said.count("nothing to do") == 2
+    (shell.root / "bad.json").write_text(
+        '{"pipeline": {"name": "x"}, "input": {"pfs": {"repo": "in", "glob": "/"}},\n "transform": {"cmd": 3}}'
+    )
+    assert "bad.json:2: transform.cmd must be" in shell.run("pfsjob", "run", "-f", "bad.json", code=2)
+    assert "there is no job 'none'" in shell.run("pfsjob", "run", "-f", "jobs.json", "--only", "none", code=2)
+    assert "No such file" in shell.run("pfsjob", "run", "-f", "none.json", code=1)

@@ -22,6 +22,8 @@ from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry, symlink_entry
 from pfsmount.tree.ingest import ingest_bytes
+from runner.attempts import Ended
+from runner.datum import Datum
 from runner.executors.base import Executor
 from runner.executors.memory import MemoryExecutor, Program, View
 from runner.input_spec import cross_of, parse_input
@@ -31,7 +33,7 @@ from runner.program import Caller
 from runner.record import Record
 from runner.spec import JobSpec, parse_env, parse_output
 from runner.staging import CopyStaging, Staging
-from runner.state import JobState
+from runner.state import Event, JobState
 
 Content = bytes | str | Entry | None
 """Of a path: bytes of a file, target of a symlink, an entry as it is, or None for nothing."""
@@ -43,9 +45,17 @@ class Notes:
 
     lines: list[str] = field(default_factory=list)
     states: list[tuple[JobState, int | None]] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    events: list[tuple[str, Event]] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+    def started(self, job: str) -> None:
+        self.jobs.append(job)
+
+    def ended(self, datum: Datum, event: Event, ended: Ended | None) -> None:
+        self.events.append((str(datum), event))
 
     def progress(self, state: JobState, total: int | None) -> None:
         self.states.append((state, total))

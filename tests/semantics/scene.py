@@ -76,7 +76,7 @@ class Scene:
 
     def job(self, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
         """Run `pfsjob run --json …`."""
-        found = json.loads(self.run("pfsjob", "run", "--json", *arguments, code=code).stdout)
+        found = json.loads(self.run("pfsjob", "run", "--json", *arguments, code=code).stdout.splitlines()[-1])
         assert isinstance(found, dict)
         return found
 

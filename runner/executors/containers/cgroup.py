@@ -29,7 +29,7 @@ class Counters:
             directories = dict(_directories(pid))
         except OSError:
             return cls()
-        return cls({limit: tuple(_files(limit, directories[limit])) for limit in _COUNTERS if limit in directories})
+        return cls({limit: tuple(files_of(limit, directories[limit])) for limit in _COUNTERS if limit in directories})
 
     def read(self) -> dict[str, int]:
         """How often each limit has struck so far. Those that cannot be read, because the container is gone, are left out."""
@@ -68,7 +68,7 @@ def _hierarchies(mountinfo: str) -> Iterator[tuple[str, tuple[str, Path]]]:
                 yield option, (root, Path(point))
 
 
-def _files(limit: str, directory: Path) -> Iterator[tuple[Path, str]]:
+def files_of(limit: str, directory: Path) -> Iterator[tuple[Path, str]]:
     """The counters at the process, and at the directory above that holds the limit: some runtimes add a level below it."""
     places = [directory]
     ceiling = _CEILINGS[limit]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import trio
 
-from pfsmount.errors import PfsError
 from runner.executors.base import ExecutorUnavailable, Obstacle, WorkerLost
 from runner.executors.containers import orders
 from runner.executors.containers.cgroup import Counters
@@ -70,7 +69,8 @@ class Container:
                     gone = True
                 os.close(self._exit_fd)
                 self._exit_fd = None
-            await self._engine.remove(self._identity)
+            with suppress(EngineError):  # it removes by itself what has ended
+                await self._engine.remove(self._identity)
         return gone
 
 
@@ -88,25 +88,34 @@ async def start_container(engine: Engine, options: ContainerOptions, slot: Slot,
         undo.callback(listener.close)
         slot.place_init(program)
         undo.callback(slot.clear_init)
+        identity = await start_or_explain(engine, options)
+        container: Container | None = None
         try:
-            identity = await engine.start(options)
-        except ImageMissing as error:
-            raise ExecutorUnavailable([Obstacle(error.message, error.hint or "build it or pull it")]) from error
-        except EngineError as error:
-            remedy = error.hint or f"try `{engine.name} run --rm {options.image}` by hand"
-            raise ExecutorUnavailable([Obstacle(f"cannot run a container here: {error.message}", remedy)]) from error
-        try:
-            line, peer = await accept(listener)
-            container = Container(engine, identity, line, peer)
-            undo.close()
+            container = Container(engine, identity, *await accept(listener))
             await container.receive()
-            return container
         except BaseException as error:
             with trio.CancelScope(shield=True):
-                await engine.remove(identity)
-            if isinstance(error, (PfsError, trio.TooSlowError)):
+                await (container.aclose(_STARTING_S) if container else engine.remove(identity))
+            if isinstance(error, (WorkerLost, trio.TooSlowError)):
                 raise ExecutorUnavailable([_silent(engine.name)]) from error
             raise
+        return container
+
+
+async def start_or_explain(engine: Engine, options: ContainerOptions) -> str:
+    """The id of a container that runs. Raises ExecutorUnavailable."""
+    try:
+        return await engine.start(options)
+    except EngineError as error:
+        remedy = error.hint or f"try `{engine.name} run --rm {options.image}` by hand"
+        obstacle = Obstacle(f"cannot run a container here: {error.message}", remedy)
+        try:
+            await engine.find_image(options.image)
+        except ImageMissing as missing:
+            obstacle = Obstacle(missing.message, missing.hint or "build it or pull it")
+        except EngineError:
+            pass  # the first complaint is the one that counts
+        raise ExecutorUnavailable([obstacle]) from error
 
 
 def _silent(engine: str) -> Obstacle:

@@ -6,8 +6,9 @@ would be left behind.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import docker
 
 T = TypeVar("T")
+_CONFLICT = 409
+_USUAL_HOST = "unix:///var/run/docker.sock"
 _PATIENCE_S = 300  # for one answer: a registry may be slow
 
 
@@ -31,6 +34,10 @@ class DockerEngine:
 
     def __init__(self, host: str | None = None) -> None:
         self._host = host
+
+    @property
+    def host(self) -> str | None:
+        return self._host
 
     async def obstacles(self) -> tuple[Obstacle, ...]:
         try:
@@ -80,11 +87,20 @@ class DockerEngine:
         return await self._call(start)
 
     async def remove(self, container: str) -> None:
-        try:
-            await self._call(lambda client: client.api.remove_container(container, force=True, v=True))
-        except EngineError as error:
-            if not _is_not_found(error) and "already in progress" not in error.message:
-                raise
+        def remove(client: docker.DockerClient) -> None:
+            from docker.errors import APIError, NotFound
+
+            try:
+                client.api.remove_container(container, force=True, v=True)
+            except NotFound:
+                return
+            except APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                with suppress(NotFound):  # the daemon itself is at it
+                    client.api.wait(container, condition="removed")
+
+        await self._call(remove)
 
     async def _call(self, ask: Callable[[docker.DockerClient], T]) -> T:
         def call() -> T:
@@ -105,10 +121,24 @@ class DockerEngine:
 
     def _connect(self) -> docker.DockerClient:
         import docker
+        from docker.utils import kwargs_from_env
 
-        if self._host is None:
-            return docker.from_env(timeout=_PATIENCE_S)
-        return docker.DockerClient(base_url=self._host, timeout=_PATIENCE_S)
+        settings = kwargs_from_env() if self._host is None else {"base_url": self._host}
+        try_socket(settings.setdefault("base_url", _USUAL_HOST))
+        return docker.DockerClient(**settings, timeout=_PATIENCE_S)
+
+
+def try_socket(host: str) -> None:
+    """Before docker-py does, which says less of what is wrong and leaves its socket open. Raises EngineError."""
+    scheme, _, path = host.partition("://")
+    if not scheme.endswith("unix"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path if path.startswith("/") else f"/{path}")
+        except OSError as error:
+            message = f"the Docker daemon does not answer at {host}: {error.strerror or error}"
+            raise EngineError(message, hint=_hint(message)) from error
 
 
 def _is_not_found(error: EngineError) -> bool:

@@ -44,7 +44,8 @@ def _compile(program: Path) -> None:
                 made.chmod(0o755)
                 made.replace(program)
                 return
-            said = said or next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            said = said or (errors or [f"{compiler} exits with {done.returncode}"])[0]
     problem = "jobs in containers need a C compiler once, for the program that is PID 1 in a container"
     if said:
         problem = f"the program that is PID 1 in a container cannot be compiled: {said}"

@@ -34,12 +34,13 @@ class Slot:
         self.propagates = propagates
 
     def make(self) -> None:
-        """Only the runner's user gets through `path`; a container gets what is in it without."""
-        self.path.mkdir(mode=0o700)
-        self.pfs.mkdir()
-        self.pfs.chmod(0o755)
-        self._make_point(self.pfs / os.fsdecode(RESERVED_TARGET))
-        self._make_point(self.out)
+        """Only the runner's user gets through `path`; a container gets what is in it without. Raises ExecutorError."""
+        try:
+            self.path.mkdir(mode=0o700)
+            for directory in (self.pfs, self.pfs / os.fsdecode(RESERVED_TARGET), self.out):
+                self._make_point(directory)
+        except OSError as error:
+            raise ExecutorError(f"cannot make a directory for a container: {error}") from error
 
     def remake_out(self) -> None:
         """A new output directory, for a new container: the old one may have attributes, or another owner."""
@@ -50,9 +51,12 @@ class Slot:
         remove_tree(self.path)
 
     def place_init(self, program: Path) -> None:
-        copy = self.pfs / INIT
-        shutil.copyfile(program, copy)
-        copy.chmod(0o755)
+        """A link where that can be: all containers then share the program's pages."""
+        try:
+            os.link(program, self.pfs / INIT)
+        except OSError:
+            shutil.copyfile(program, self.pfs / INIT)
+            (self.pfs / INIT).chmod(0o755)
 
     def clear_init(self) -> None:
         """Leaves nothing but inputs and `out` to be seen."""
@@ -91,22 +95,22 @@ class Slot:
         try:
             os.rename(bind.source, shown)
         except OSError as error:
-            if error.errno not in _IMMOVABLE:
+            number = error.errno or 0
+            if number not in _IMMOVABLE:
                 raise _refusal(bind, error.strerror or "") from error
         else:
             undo.callback(os.rename, shown, bind.source)
             return
+        why = f"it cannot be moved ({os.strerror(number)}), and here no mount reaches a running container: copy it"
         if os.path.islink(bind.source):
             os.symlink(os.readlink(bind.source), shown)
             undo.callback(os.unlink, shown)
         elif not self.propagates or os.geteuid():
-            raise _refusal(
-                bind, "it is on another filesystem, and a running container cannot get a mount here: copy it"
-            )
+            raise _refusal(bind, why)
         else:
             self._mount(bind, shown, undo)
             if not is_same(bind.source, f"/proc/{pid}/root/pfs/{os.fsdecode(bind.target)}"):
-                raise _refusal(bind, "what is mounted here does not show in the container: copy it")
+                raise _refusal(bind, why)
 
     def _mount(self, bind: Bind, shown: bytes, undo: ExitStack) -> None:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from runner.executors.base import ExecutorError, ExecutorUnavailable, Outcome, Task, TaskRefused, WorkerLost
+from runner.executors.base import ExecutorError, ExecutorUnavailable, Obstacle, Outcome, Task, TaskRefused, WorkerLost
 from runner.executors.containers import orders
 from runner.executors.containers.cgroup import struck
 from runner.executors.containers.container import Container, start_container
@@ -44,7 +44,11 @@ class ContainerWorker:
     async def start(self) -> Container:
         """The container, which is started where there is none. Raises ExecutorUnavailable."""
         if self._container is None:
-            self._container = await start_container(self._engine, self._options, self._slot, self._program)
+            container = await start_container(self._engine, self._options, self._slot, self._program)
+            if not self._owners.can_share_with(container.uid):
+                await container.aclose(_STOPPING_S)
+                raise ExecutorUnavailable([foreign(self._engine.name)])
+            self._container = container
         return self._container
 
     async def run(self, task: Task) -> Outcome:
@@ -63,6 +67,9 @@ class ContainerWorker:
         except ExecutorError as error:
             self._lost = error.message
             raise (error if isinstance(error, WorkerLost) else WorkerLost(error.message, hint=error.hint)) from error
+        except OSError as error:
+            self._lost = f"the files of a datum cannot be handled: {error}"
+            raise WorkerLost(self._lost) from error
         finally:
             self._running = False
 
@@ -106,7 +113,7 @@ class ContainerWorker:
                 reply, late = await self._ask(container, task, fds)
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
-                    await self._settle(task, await self._stop_quietly(container))
+                    await self._stop_quietly(container, task)
                 raise
             met = struck(before, container.counters.read())
             with trio.CancelScope(shield=True):
@@ -128,13 +135,13 @@ class ContainerWorker:
             return await container.receive()
         raise WorkerLost("the container does not answer")
 
-    async def _stop_quietly(self, container: Container) -> Flag:
-        """After a cancellation, which is what the caller hears of."""
+    async def _stop_quietly(self, container: Container, task: Task) -> None:
+        """After a cancellation, which is all that the caller hears of."""
         try:
-            return (await self._stop(container)).flags
-        except WorkerLost as error:
+            await self._settle(task, (await self._stop(container)).flags)
+        except ExecutorError as error:
             self._lost = error.message
-            return Flag.STUCK
+            await self._end_container()
 
     async def _settle(self, task: Task, flags: Flag) -> None:
         """Of the command nothing is left; its output goes where it belongs, and the next will find what this one found."""
@@ -157,6 +164,13 @@ class ContainerWorker:
         if outcome.message:
             os.write(log, f"{outcome.message}\n".encode())
         return outcome
+
+
+def foreign(engine: str) -> Obstacle:
+    return Obstacle(
+        f"containers of {engine} write as another user here, and what they write is not the runner's to take",
+        f"use podman, run the job as root, or run the command as the user {os.geteuid()}:{os.getegid()}",
+    )
 
 
 def open_files(task: Task, undo: ExitStack) -> tuple[int, int, int]:
