@@ -2,7 +2,7 @@
 # Sourced by each example's run script, which then calls
 #
 #     begin NAME FILE...       a new scratch directory with a store in it, which becomes the working directory; the example's files are copied there
-#     chapter TITLE TEXT...    what comes next, and why
+#     chapter TITLE [TEXT]...  what comes next, and why
 #     run COMMAND              shows a command and runs it: what is shown is, to the letter, what is run
 #     ending TEXT...           where everything is, to play on
 #
@@ -21,7 +21,7 @@ else
     BOLD='' CYAN='' GREEN='' PLAIN=''
 fi
 
-tell() { printf '%s\n' "$@"; }
+tell() { (($# == 0)) || printf '%s\n' "$@"; }
 
 chapter() {
     printf '\n\n%s%s%s\n' "$CYAN$BOLD" "$1" "$PLAIN"
