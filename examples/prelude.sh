@@ -12,8 +12,6 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/../tools/setup.sh"
 
 EXAMPLES=$PROJECT/examples
-# What an example fetches is kept here.
-CACHE=$EXAMPLES/.cache
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
     BOLD=$'\e[1m' CYAN=$'\e[36m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
@@ -59,7 +57,7 @@ begin() {
         die "$(id -un) cannot write $WORK." "Name another place: PFS_EXAMPLE_DIR=DIR $0"
     find "$WORK" -mindepth 1 -maxdepth 1 ! -name .pfs-example -exec rm -rf --one-file-system -- {} +
     (($# == 0)) || (cd -- "$EXAMPLES/$name" && cp -R -- "$@" "$WORK")
-    cd -- "$WORK"
+    cd -- "$WORK" || exit
     export PFS_STORE=$WORK/store
     # shellcheck disable=SC2016
     printf 'export PATH=%q:"$PATH" PFS_STORE=%q\ncd %q\n' "$VENV/bin" "$PFS_STORE" "$WORK" >env.sh

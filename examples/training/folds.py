@@ -1,6 +1,6 @@
 """Splits the handwritten digits that scikit-learn ships into folds: each is held out once, and the others are what is learned from.
 
-    python3 folds.py TARGET
+python3 folds.py TARGET
 """
 
 from __future__ import annotations

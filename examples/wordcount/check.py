@@ -1,6 +1,6 @@
 """Compares the totals with what a Counter finds in the same texts, in one go.
 
-    python3 check.py TEXTS TOTALS.tsv
+python3 check.py TEXTS TOTALS.tsv
 """
 
 from __future__ import annotations

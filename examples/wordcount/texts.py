@@ -1,6 +1,6 @@
 """Writes the texts to count: what Python's help() knows of the language, which every Python brings along.
 
-    python3 texts.py TARGET
+python3 texts.py TARGET
 """
 
 from __future__ import annotations
