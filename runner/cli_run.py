@@ -117,7 +117,7 @@ def _run_one(store: Store, request: RunRequest, spec: JobSpec, *, named: bool) -
     options = JobOptions(
         executor=runtime.open,
         staging=staging_by_name(request.staging),
-        workers=spec.workers or len(os.sched_getaffinity(0)),
+        workers=_workers(spec, request.flags.workers),
         image=runtime.image,
         fail_fast=request.fail_fast,
         take_over=request.replace,
@@ -133,6 +133,19 @@ def _run_one(store: Store, request: RunRequest, spec: JobSpec, *, named: bool) -
         print_result(store, result)
     _show_in_mounts(store)
     return result
+
+
+def _workers(spec: JobSpec, flag: int | None) -> int:
+    """As many as the flag says; a spec in a file may have been written for a cluster, and gets what this machine has."""
+    processors = len(os.sched_getaffinity(0))
+    wanted = spec.workers or processors
+    if flag is None and wanted > processors:
+        output.note(
+            f"pfsjob: {wanted} workers are asked for, and this machine has {output.plural(processors, 'processor')}: "
+            f"so many datums run at a time (--workers {wanted} does it all the same)"
+        )
+        return processors
+    return wanted
 
 
 def _mind_uncommitted(store: Store, spec: JobSpec, message: str | None) -> None:

@@ -63,6 +63,8 @@ class Ready:
     datum: Datum
     scratch: Scratch
     staged: Staged
+    claimed: bool = False
+    """This job has it: nobody else runs it."""
 
 
 class Work:
@@ -127,9 +129,10 @@ class Schedule:
     _draining: bool = False
     _left: list[Datum] = field(default_factory=list)
     """Datums that another job runs."""
-    _unstaged: int = 0
-    """Datums that a stager has, or will get."""
-    _staged: trio.Event = field(default_factory=trio.Event)
+    _unclaimed: int = 0
+    """Datums that are on their way to a worker."""
+    _settled: trio.Event = field(default_factory=trio.Event)
+    """Set when one of them is on its way no more."""
 
     def stop(self) -> None:
         """End the job: what runs is killed, what has finished is kept."""
@@ -190,16 +193,16 @@ class Schedule:
         for datum in datums:
             if self._draining:
                 return
-            self._unstaged += 1
+            self._unclaimed += 1
             await todo.send(datum)
 
     async def _feed_left(self, todo: trio.MemorySendChannel[Datum]) -> None:
         """Ask again for what another job runs, until that has a result, or has ended without one."""
         pause = _AGAIN_FIRST_S
-        while (self._left or self._unstaged) and not self._draining:
-            if self._unstaged:
-                self._staged = trio.Event()
-                await self._staged.wait()
+        while (self._left or self._unclaimed) and not self._draining:
+            if self._unclaimed:
+                self._settled = trio.Event()
+                await self._settled.wait()
                 continue
             datums, self._left = self._left, []
             await trio.sleep(pause)
@@ -221,27 +224,44 @@ class Schedule:
         async with todo, ready, done:
             async for datum in todo:
                 prepared = await trio.to_thread.run_sync(self._prepare, datum)
-                match prepared:
-                    case None:
-                        self._left.append(datum)
-                    case Finished():
-                        await _hand_over(prepared, done)
-                    case Ready():
-                        self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
-                        await ready.send(prepared)
-                self._unstaged -= 1
-                self._staged.set()
+                if isinstance(prepared, Finished):
+                    self._settle()
+                    await _hand_over(prepared, done)
+                    continue
+                self.dangling += prepared.staged.dangling[:1] if len(self.dangling) < 10 else ()
+                await ready.send(prepared)
 
-    def _prepare(self, datum: Datum) -> Ready | Finished | None:
-        """Stage a datum; not one that another job has finished since it was planned, or (None) runs at this moment."""
-        if not self.claims.take(datum.key):
-            return None
-        if self.reuse and find_result(self.store, datum.key) is not None:
-            self.claims.release(datum.key)
+    def _settle(self) -> None:
+        self._unclaimed -= 1
+        self._settled.set()
+
+    def _prepare(self, datum: Datum) -> Ready | Finished:
+        """Stage a datum; not one that another job has finished since it was planned."""
+        if self._has_result(datum):
             return Finished(datum, None, None)
         scratch = self.pool.take()
         note_datum(scratch.path, datum)
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
+
+    def _has_result(self, datum: Datum) -> bool:
+        return self.reuse and find_result(self.store, datum.key) is not None
+
+    async def _claim(self, prepared: Ready, done: trio.MemorySendChannel[Finished]) -> bool:
+        """Make a datum this job's; False for one that another job runs now, or has finished meanwhile.
+
+        Claims are made as late as this, so that what waits here for a worker can be run by others.
+        """
+        self._settle()
+        datum = prepared.datum
+        if not self.claims.take(datum.key):
+            self._left.append(datum)
+        elif self._has_result(datum):
+            self.claims.release(datum.key)
+            await _hand_over(Finished(datum, None, None), done)
+        else:
+            return True
+        await trio.to_thread.run_sync(self.pool.give_back, prepared.scratch)
+        return False
 
     async def _slot(
         self,
@@ -272,7 +292,7 @@ class Schedule:
         if prepared is None:
             prepared = await _receive(ready)
         while prepared is not None:
-            if not self._draining:
+            if not self._draining and (prepared.claimed or await self._claim(prepared, done)):
                 try:
                     finished = await self._run_one(worker, prepared)
                 except WorkerLost as error:
@@ -290,7 +310,7 @@ class Schedule:
         self.pool.give_back(prepared.scratch)
         scratch = self.pool.take()
         note_datum(scratch.path, prepared.datum)
-        return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs))
+        return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs), claimed=True)
 
     async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
         scratch = prepared.scratch

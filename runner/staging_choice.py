@@ -19,7 +19,7 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
     """The choice `copy`, `mount` (or fail) or `auto`."""
 
     def choose(needs: StagingNeeds) -> Staging:
-        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX):
+        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX and not needs.lazy):
             return CopyStaging(needs.store.objects)
         try:
             if not needs.executor.sees_mounts:

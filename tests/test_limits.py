@@ -23,7 +23,8 @@ import trio
 
 from runner.executors import cells, cgroups
 from runner.executors.base import ExecutorUnavailable, Limits, Outcome, Reason, Task, WorkerLost
-from runner.executors.process import ProcessExecutor, memory_text
+from runner.executors.process import ProcessExecutor
+from runner.executors.shortage import memory_text
 from tests.test_sandbox import python_for, user_env
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -121,6 +121,7 @@ class MountPoints:
 
     def __init__(self, *given: bytes) -> None:
         self._directories = set(given)
+        self._symlinks: list[bytes] = []
 
     def make(self, path: bytes, tree: int) -> bool:
         """A file or directory at `path`, as `tree` is one. A symlink is copied and `tree` closed: False, do not mount."""
@@ -129,6 +130,7 @@ class MountPoints:
         if stat.S_ISLNK(kind):
             os.symlink(os.readlink(b"", dir_fd=tree), path)
             os.close(tree)
+            self._symlinks.append(path)
             return False
         if stat.S_ISDIR(kind):
             os.mkdir(path, 0o755)
@@ -144,9 +146,9 @@ class MountPoints:
             self._directories.add(parent)
 
     def set_times(self, mtime_ns: int) -> None:
-        """Of the directories that lead to the points, none of which is a point. Called when all points are made."""
-        for path in self._directories:
-            os.utime(path, ns=(mtime_ns, mtime_ns))
+        """Of what was made here: symlinks, and the directories that lead to the points. Called when all points are made."""
+        for path in (*self._symlinks, *self._directories):
+            os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 
 
 def attach(tree: int, target: bytes) -> None:

@@ -42,6 +42,7 @@ from runner.executors.base import (
     TaskRefused,
     WorkerLost,
 )
+from runner.executors.shortage import limit_message
 
 # Where `runner` is imported from. It is appended to the worker's sys.path, so that nothing there can hide a stdlib module.
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,6 @@ _STARTING_S = 30.0
 # More than the worker's own patience with a process that does not die.
 _STOPPING_S = 40.0
 _REMOVING_S = 1.0
-MACHINE = "the machine (or the container or service around the runner)"
 
 
 class ProcessExecutor:
@@ -204,7 +204,8 @@ class ProcessWorker:
             reason=Reason(result["reason"]),
             exit_code=result["exit_code"],
             signal=result["signal"],
-            message=result["message"] or limit_message(result, self._limits),
+            message=result["message"]
+            or limit_message(result["reason"], result["short"], result["struck"], self._limits),
             started_ns=result["started_ns"],
             ended_ns=result["ended_ns"],
             max_rss=result["max_rss"],
@@ -302,30 +303,6 @@ class ProcessWorker:
         with trio.move_on_after(_REMOVING_S, shield=True):
             while not self._enclosure.remove():  # noqa: ASYNC110 - the kernel tells nobody
                 await trio.sleep(0.005)
-
-
-def limit_message(result: wire.Result, limits: Limits) -> str:
-    """What limits, or the end of the machine's memory, have to do with how the command ended."""
-    if result["reason"] == Reason.OK:
-        return ""
-    said = []
-    if result["short"] == "limit" and limits.memory is not None:
-        said.append(f"needed more than its limit of {memory_text(limits.memory)} of memory")
-    elif result["short"] == "machine":
-        said.append(f"a process of it was killed because {MACHINE} had no memory left")
-    elif result["short"] == "maybe":
-        said.append(f"meanwhile {MACHINE} had no memory left and a process was killed, perhaps one of this datum")
-    if "pids" in result["struck"]:
-        said.append(f"reached its limit of {limits.pids} processes")
-    return "; ".join(said)
-
-
-def memory_text(amount: int) -> str:
-    """In the largest unit that leaves a whole number: 256 MiB, 1500 KiB."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if amount % size == 0:
-            return f"{amount // size} {unit}"
-    return f"{amount} bytes"
 
 
 def order_of(task: Task) -> wire.Order:

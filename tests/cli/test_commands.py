@@ -103,7 +103,7 @@ def test_usage_is_written_as_in_manuals(pfs: Run) -> None:
     for module, command in (("pfsmount.cli.app", "put"), ("pfsmount.cli.app", "cp"), ("runner.cli", "run")):
         usage = run_command(module, pfs.store, command, "--help").stdout.splitlines()[0]  # type: ignore[attr-defined]
         arguments = usage.partition("[OPTIONS] ")[2]
-        assert arguments == {"put": "[SOURCE…] [TARGET]", "cp": "SOURCE… TARGET", "run": "COMMAND…"}[command]
+        assert arguments == {"put": "[SOURCE…] [TARGET]", "cp": "SOURCE… TARGET", "run": "[COMMAND…]"}[command]
 
 
 def test_stores_at_any_place(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def make_scene(request: pytest.FixtureRequest, tmp_path: Path, limits: Limits) -
         work = tmp_path / "work"
         work.mkdir()
         contained = container_executor(request.getfixturevalue(request.param), work, limits)
+        if limits and (obstacles := trio.run(contained.preflight)):
+            pytest.skip("; ".join(map(str, obstacles)))
         return lambda name: Scene(contained, tmp_path / name, HOME)
     executor: Executor = ProcessExecutor(limits)
     if request.param == "memory":

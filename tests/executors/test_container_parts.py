@@ -12,6 +12,7 @@ import trio
 
 from pfsmount.errors import PfsError
 from runner.executors.base import ExecutorUnavailable, Limits
+from runner.executors.cgroups import Hierarchy
 from runner.executors.containers import cgroup, chowner, docker_api, podman
 from runner.executors.containers.cgroup import Counters
 from runner.executors.containers.docker_api import DockerEngine
@@ -29,7 +30,7 @@ ALL = ContainerOptions(
     (Mount(Path('/a,b "c"'), "/pfs", read_only=True, propagates=True), Mount(Path("/o"), "/pfs/out", read_only=False)),
     user="1000:100",
     workdir="/w",
-    limits=Limits(memory=1 << 20, cpus=1.5, pids=7),
+    limits=Limits(memory=8 << 20, cpus=1.5, pids=7),
     hermetic=True,
     gpus=2,
     labels={"pfs.job": "1"},
@@ -77,8 +78,8 @@ def test_what_is_not_asked_for_is_left_to_podman() -> None:
         "--workdir=/w",
         "--network=none",
         "--device=nvidia.com/gpu=all",
-        "--memory=1048576b",
-        "--memory-swap=1048576b",
+        "--memory=8388608b",
+        "--memory-swap=8388608b",
         "--cpus=1.5",
         "--pids-limit=7",
         "sha256:1",
@@ -103,8 +104,8 @@ def test_what_is_not_asked_for_is_left_to_docker() -> None:
         "user": "1000:100",
         "working_dir": "/w",
         "network_mode": "none",
-        "mem_limit": 1 << 20,
-        "memswap_limit": 1 << 20,
+        "mem_limit": 8 << 20,
+        "memswap_limit": 8 << 20,
         "nano_cpus": 1_500_000_000,
         "pids_limit": 7,
     }
@@ -115,6 +116,11 @@ def test_podman_is_quoted_without_its_warnings_and_known_troubles_have_a_remedy(
     error = podman.refusal(said)
     assert error.message == "podman: crun: cgroups in hybrid mode not supported: OCI runtime error"
     assert "cgroup_manager" in (error.hint or "")
+    for words in (
+        "crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted",
+        "runc: error setting rlimits for process",
+    ):
+        assert "default_ulimits" in (podman.refusal(f"Error: {words}").hint or "")
     assert podman.refusal("").message == "podman: podman failed and said nothing"
 
 
@@ -179,20 +185,51 @@ def test_counters_are_read_in_both_versions_and_at_the_level_that_has_the_limit(
     leaf = tmp_path / "scope" / "container"
     leaf.mkdir(parents=True)
     (leaf / "memory.max").write_text("max\n")
-    (leaf / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
+    (leaf / "memory.events").write_text("low 0\noom 0\noom_kill 1\n")
+    assert list(cgroup.levels(leaf)) == [leaf]
     (leaf.parent / "memory.max").write_text("1000\n")
-    (leaf.parent / "memory.events").write_text("oom_kill 1\n")
-    (leaf / "pids.max").write_text("7\n")
+    (leaf.parent / "memory.events").write_text("oom 3\noom_kill 1\n")
     (leaf / "pids.events").write_text("max 4\n")
-    counters = Counters({limit: tuple(cgroup.files_of(limit, leaf)) for limit in ("memory", "pids")})
-    before = counters.read()
-    assert before == {"memory": 2, "pids": 4}
-    (leaf / "memory.events").write_text("oom_kill 2\n")
-    assert cgroup.struck(before, counters.read()) == ("memory",)
-    shutil.rmtree(leaf.parent)
-    assert counters.read() == {}
-    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n")
-    assert Counters({"memory": tuple(cgroup.files_of("memory", tmp_path))}).read() == {"memory": 5}
+    assert list(cgroup.levels(leaf)) == [leaf, leaf.parent]
+    counters = Counters(dict.fromkeys((leaf, leaf.parent), ("memory.events", "pids.events")))
+    counters.begin()
+    assert counters.total() == ((), "")
+    (leaf / "memory.events").write_text("oom 0\noom_kill 2\n")
+    assert counters.total() == ((), "machine")
+    (leaf.parent / "memory.events").write_text("oom 4\noom_kill 2\n")
+    (leaf / "pids.events").write_text("max 5\n")
+    assert counters.total() == (("memory", "pids"), "limit")
+    counters.close()
+    assert counters.total() == ((), "")
+
+
+def test_limits_that_an_engine_has_left_out_are_found(tmp_path: Path) -> None:
+    own = tmp_path / "scope" / "container"
+    own.mkdir(parents=True)
+    unified = [Hierarchy(frozenset(), True, tmp_path, own)]
+    old = [Hierarchy(frozenset({"memory"}), False, tmp_path, own), Hierarchy(frozenset({"cpu"}), False, tmp_path, own)]
+    limits = Limits(memory=8 << 20, cpus=0.5, pids=7)
+    assert cgroup.unheld(limits, unified) == ["memory", "cpus", "pids"]
+    for name, text in (("memory.max", "max"), ("cpu.max", "max 100000"), ("pids.max", "2048")):
+        (own / name).write_text(f"{text}\n")
+    assert cgroup.unheld(limits, unified) == ["memory", "cpus", "pids"]
+    for name, text in (("memory.max", str(8 << 20)), ("cpu.max", "50000 100000"), ("pids.max", "7")):
+        (own.parent / name).write_text(f"{text}\n")
+    assert cgroup.unheld(limits, unified) == []
+    for name, text in (("memory.limit_in_bytes", "9223372036854771712"), ("cpu.cfs_quota_us", "-1")):
+        (own / name).write_text(f"{text}\n")
+    for directory in (own, own.parent):
+        for file in directory.glob("*.max"):
+            file.unlink()
+    assert cgroup.unheld(limits, old) == ["memory", "cpus", "pids"]
+    (own / "memory.limit_in_bytes").write_text(f"{8 << 20}\n")
+    assert cgroup.unheld(limits, old) == ["cpus", "pids"]
+    assert cgroup.unheld(Limits(), old) == []
+    assert cgroup.unheld(limits, []) == []
+
+
+def test_a_process_without_a_cgroup_has_no_counters() -> None:
+    assert cgroup.find_counters(cgroup.hierarchies_of(0)) == {}
 
 
 def test_propagation_is_read_from_the_mount_that_a_path_is_on() -> None:

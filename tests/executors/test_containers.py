@@ -195,6 +195,14 @@ def test_a_memory_limit_says_that_it_struck(scene: Scene) -> None:
     assert (after.reason, after.struck) == (Reason.OK, ())
 
 
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() == 0, reason="root's containers have all limits")
+def test_limits_that_do_not_hold_are_refused(scene: Scene) -> None:
+    """Podman says no more than a warning of it."""
+    (obstacle,) = trio.run(scene.executor(limits=Limits(memory=64 * MIB, pids=50)).preflight)
+    assert obstacle.problem == "podman does not hold these limits here: memory, pids"
+
+
 @limited
 def test_a_limit_of_processes_says_that_it_struck(scene: Scene) -> None:
     many = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; true"

@@ -63,6 +63,7 @@ from pfsmount.tree.merge import Reason
 from pfsmount.tree.node import Child, Node, NodeDraft, entry_item
 from pfsmount.tree.xattrs import decode_xattrs, encode_xattrs
 from runner.executors import wire
+from runner.executors.containers import orders
 from runner.input_spec import parse_input
 from runner.record import parse_datum, parse_job
 from runner.spec import parse_env, parse_output
@@ -585,6 +586,7 @@ DECODERS = (
     ),
     Decoder("runner.record:parse_datum", parse_datum, [dump_json(DATUM).encode()], (), json=True),
     Decoder("runner.record:parse_job", parse_job, [dump_json(DATUM).encode()], json=True),
+    Decoder("runner.executors.containers.orders:parse_reply", orders.parse_reply, [bytes(56)], (ValueError,)),
     Decoder("runner.executors.wire:read_one", cut_frames, [wire.pack({"error": "x", "lost": False}) * 3], ()),
     Decoder("runner.input_spec:parse_input", text(parse_input), [b"name=images@master~2:/*.jpg", b"images:/"], _BAD),
     Decoder("runner.spec:parse_output", text(parse_output), [b"edges@master"], _BAD),
@@ -639,6 +641,8 @@ NOT_DECODERS = {
     "pfsmount.tree.content:read_small": "gives bytes",
     "pfsmount.cli.work:read_status": "status_of",
     "pfsmount.objects.index:Transaction.scan": "gives rows",
+    "runner.executors.cells:parse_counts": "text of the kernel's",
+    "runner.executors.cells:parse_keyed": "text of the kernel's",
     "runner.record:Record.read_log": "gives bytes",
     "runner.record:read_datum": "parse_datum",
 }

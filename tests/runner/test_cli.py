@@ -301,6 +301,37 @@ def test_what_a_datum_sees(shell: Shell, staging: str) -> None:
     assert "PATH" in shell.cat("out@master:/env").split()
 
 
+@pytest.mark.parametrize("staging", ["copy", "mount"])
+def test_a_matched_symlink_can_be_followed(shell: Shell, staging: str) -> None:
+    if staging == "mount":
+        needs_fuse()
+    shell.put({"a": "x"})
+    (shell.root / "new" / "link").symlink_to("deep/next")
+    (shell.root / "new" / "deep").mkdir()
+    (shell.root / "new" / "deep" / "next").symlink_to("../a")
+    (shell.root / "new" / "out").symlink_to("../../etc/passwd")
+    shell.run("pfs", "put", "new", "in@master:/")
+    look = (
+        "cat $in > /pfs/out/text; find /pfs/in -printf '%y %T@ %P\\n' | sort > /pfs/out/seen; ln -s $in /pfs/out/same"
+    )
+    options = ("--inputs", staging, "-i", "in@master:/link", "-o", "out@master", "--", "/bin/sh", "-c", look)
+    assert "leads out" not in shell.run("pfsjob", "run", *options)
+    assert (shell.cat("out@master:/text"), shell.cat("out@master:/same")) == ("x", "x")
+    seen = [line.split() for line in shell.cat("out@master:/seen").splitlines()]
+    assert [(kind, *path) for kind, _, *path in seen] == [
+        ("d",),
+        ("d", "deep"),
+        ("f", "a"),
+        ("l", "deep/next"),
+        ("l", "link"),
+    ]
+    assert {float(time) for _, time, *_ in seen} == {946684800.0}
+    if staging == "copy":
+        dangling = ("-i", "in@master:/out", "-o", "out2@master", "--", "/bin/sh", "-c", "ls -l $in > /pfs/out/seen")
+        assert "in:/out → ../../etc/passwd" in shell.run("pfsjob", "run", *dangling)
+        assert "/pfs/in/out -> ../../etc/passwd" in shell.cat("out2@master:/seen")
+
+
 def test_an_input_cannot_be_written_to(shell: Shell) -> None:
     shell.put({"a": "x"})
     write = "echo y > $in; echo y > /pfs/in/new; cat $in > /pfs/out/a"

@@ -11,14 +11,18 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     (R, Event.DATUM_SKIPPED): R,
     (R, Event.DATUM_PROCESSED): R,
     (R, Event.DATUM_FAILED): R,
+    (R, Event.DATUM_RECOVERED): R,
     (R, Event.FAILED_FAST): S,
+    (R, Event.TIMED_OUT): S,
     (R, Event.STOP_ASKED): S,
     (R, Event.DATUMS_ENDED): F,
     (R, Event.BROKE): Phase.FAILED,
     (S, Event.DATUM_SKIPPED): S,
     (S, Event.DATUM_PROCESSED): S,
     (S, Event.DATUM_FAILED): S,
+    (S, Event.DATUM_RECOVERED): S,
     (S, Event.FAILED_FAST): S,
+    (S, Event.TIMED_OUT): S,
     (S, Event.STOP_ASKED): S,
     (S, Event.DATUMS_ENDED): Phase.KILLED,
     (S, Event.BROKE): Phase.FAILED,
@@ -49,6 +53,8 @@ def test_datums_are_counted() -> None:
     state = advance(state, Event.DATUM_FAILED)
     assert state.counts() == {"total": 12, "processed": 1, "skipped": 10, "failed": 1}
     assert state.done == 12
+    state = advance(state, Event.DATUM_RECOVERED)
+    assert (state.counts()["recovered"], state.done) == (1, 13)
 
 
 def test_a_failed_datum_fails_the_job_at_its_end() -> None:
@@ -60,5 +66,7 @@ def test_what_stopped_a_job_decides_what_it_is() -> None:
     failed = advance(advance(JobState(), Event.DATUM_FAILED), Event.FAILED_FAST)
     assert advance(failed, Event.DATUMS_ENDED).phase is Phase.FAILED
     assert advance(advance(failed, Event.STOP_ASKED), Event.DATUMS_ENDED).phase is Phase.FAILED
+    late = advance(JobState(), Event.TIMED_OUT)
+    assert advance(late, Event.DATUMS_ENDED).phase is Phase.FAILED
     stopped = advance(JobState(), Event.STOP_ASKED)
     assert advance(advance(stopped, Event.FAILED_FAST), Event.DATUMS_ENDED).phase is Phase.KILLED

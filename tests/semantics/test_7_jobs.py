@@ -263,7 +263,7 @@ def test_somebody_elses_branch(jobs: Scene) -> None:
     moved = jobs.put({"moved": "x"}, "upper@master:/")
     (jobs.root / "gate").open("w").close()
     out, _ = runner.communicate(timeout=60)
-    kept = json.loads(out)["commit"]
+    kept = json.loads(out.splitlines()[-1])["commit"]
     assert (runner.returncode, jobs.log("upper")[0]["commit"]) == (3, moved)
     assert jobs.ls(f"upper@{kept}") == ["a", "b"]
 
@@ -335,3 +335,115 @@ def test_no_network(jobs: Scene) -> None:
     jobs.put({"a": "1"})
     shell(jobs, "ls /sys/class/net > /dev/null; cat /proc/net/dev | grep -c : > /pfs/out/interfaces", "--hermetic")
     assert jobs.cat("out@master:/interfaces").strip() == "1"
+
+
+def test_combined_inputs(jobs: Scene) -> None:
+    """S340 Inputs are combined as a spec says, and a change runs only the combinations that it is in
+
+    By `cross`, `union`, `join` on a part of the path, and `group`; they nest. Results are always those of a run from scratch.
+    """
+    jobs.pfs("repo", "create", "labels")
+    jobs.put({"1.png": "one", "2.png": "two", "3.png": "three"})
+    jobs.put({"1.txt": "ONE", "2.txt": "TWO"}, "labels@master:/")
+    parts = [
+        {"input": "images@master:/(*).png", "join_on": "$1"},
+        {"input": "labels@master:/(*).txt", "join_on": "$1"},
+    ]
+    command = "cat $images $labels > /pfs/out/$PACH_DATUM_images_JOIN_ON"
+    spec = {"input": {"join": parts}, "output": "pairs@master", "command": command, "env": {"PATH": os.environ["PATH"]}}
+    jobs.write({"pairs.json": json.dumps(spec)}, "code")
+    assert counts(jobs.job("-f", "code/pairs.json")) == (2, 0, 0)
+    assert jobs.ls("pairs@master") == ["1", "2"]
+    jobs.put({"2.txt": "zwei", "3.txt": "drei"}, "labels@master:/")
+    assert counts(jobs.job("-f", "code/pairs.json")) == (2, 1, 0)
+    assert [jobs.cat(f"pairs@master:/{name}") for name in "123"] == ["oneONE", "twozwei", "threedrei"]
+
+
+def test_pachyderm_specs(jobs: Scene) -> None:
+    """S341 Pachyderm's pipeline specs run as they are, and nothing in them is passed by in silence
+
+    What has no effect here is named in a warning; what cannot be done, or is not known, is an error. Both name file, line and field.
+    """
+    jobs.put({"a": "1", "b": "2"})
+    pipeline = """{
+      "pipeline": {"name": "joined"},
+      "transform": {"cmd": ["/bin/sh"], "stdin": ["cat /pfs/images/* >> /pfs/out/all"]},
+      "input": {"atom": {"repo": "images", "glob": "/*"}},
+      "cache_size": "64M"
+    }"""
+    jobs.write({"joined.json": pipeline, "wrong.json": pipeline.replace("cache_size", "cash_size")}, "code")
+    done = jobs.run("pfsjob", "run", "-f", "code/joined.json")
+    assert "code/joined.json:5: cache_size has no effect" in done.stderr
+    assert jobs.cat("joined@master:/all") == "12"  # a classic pipeline's results are put together
+    refused = jobs.run("pfsjob", "run", "-f", "code/wrong.json", code=2).stderr
+    assert "code/wrong.json:5: " in refused
+    assert "cache_size" in refused
+
+
+def test_a_plan(jobs: Scene) -> None:
+    """S342 `pfsjob plan` says what would run and why
+
+    And, with `--all`, what would be reused, and from which job. It changes nothing.
+    """
+    jobs.put({"a": "1", "b": "2"})
+    flags = ("--input", "images@master:/*", "--output", "out@master", "--", "/bin/sh", "-c", "cp $images /pfs/out")
+    assert jobs.run("pfsjob", "plan", *flags).stdout.count("  run  ") == 2
+    assert jobs.run("pfsjob", "list").stdout == "no jobs yet\n"
+    done = jobs.job(*flags)
+    jobs.put({"b": "3", "c": "4"})
+    shown = jobs.run("pfsjob", "plan", "--all", *flags).stdout
+    assert f"reuse  /a  (from {done['job']})" in shown
+    assert "run    /b  (its input changed)" in shown
+    assert "run    /c  (its input is new)" in shown
+
+
+def test_two_jobs_share(jobs: Scene) -> None:
+    """S343 Jobs that run at the same time do not run the same datum twice
+
+    What another job runs at the moment is waited for, and its result used; when that job is killed, the datum is run after all.
+    """
+    jobs.put({name: name for name in "abcd"})
+    script = "echo x >> ran/${images##*/}; while ! [ -e go ]; do sleep 0.05; done; cp $images /pfs/out"
+    (jobs.root / "ran").mkdir()
+    arguments = ("pfsjob", "run", "--workers", "2", "--input", "images@master:/*")
+    runs = [jobs.start(*arguments, "--output", f"out@{one}", "--", "/bin/sh", "-c", script) for one in ("x", "y")]
+    wait_for(lambda: len(os.listdir(jobs.root / "ran")) == 4, "all datums to have begun")
+    (jobs.root / "go").touch()
+    for run in runs:
+        assert run.communicate(timeout=60)[1].count("Traceback") == 0
+        assert run.returncode == 0
+    assert [(jobs.root / "ran" / name).read_text() for name in "abcd"] == ["x\n"] * 4
+    assert jobs.ls("out@x") == jobs.ls("out@y") == ["a", "b", "c", "d"]
+
+
+def test_following(jobs: Scene) -> None:
+    """S344 `pfsjob run --follow` runs again after each commit on an input
+
+    On the newest head, one job at a time; commits that come meanwhile are one job. It may be killed and started again.
+    """
+    jobs.put({"a": "1"})
+    flags = ("run", "--follow", "--input", "images@master:/*", "--output", "out@master")
+    command = ("--", "/bin/sh", "-c", "cp $images /pfs/out")
+    for name in "bc":
+        run = jobs.start("pfsjob", *flags, *command)
+        wait_for(lambda: "out" in jobs.pfs("repo", "list") and jobs.log("out") != [], "the first results")
+        jobs.put({name: name})
+        wait_for(lambda wanted=name: wanted in jobs.ls("out@master"), "the results of the new commit")  # type: ignore[misc]
+        run.kill()
+        run.communicate(timeout=60)
+
+
+def test_appended(jobs: Scene) -> None:
+    """S345 With `--merge append`, what several datums write into one file is put together
+
+    In the order of the datums. Without it that is an error, which names both.
+    """
+    jobs.put({"a": "1", "b": "2", "c": "3"})
+    script = "cat $images >> /pfs/out/all"
+    refused = shell(jobs, script, code=1)
+    assert refused["reason"].startswith("two datums wrote /all: ")
+    shell(jobs, script, "--merge", "append")
+    assert jobs.cat("out@master:/all") == "123"
+    jobs.put({"b": "x"})
+    assert counts(shell(jobs, script, "--merge", "append")) == (1, 2, 0)
+    assert jobs.cat("out@master:/all") == "1x3"

@@ -3,81 +3,134 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-# Per limit: the files of the kernel's versions 2 and 1 that count, and the word before the number.
-_COUNTERS = {
-    "memory": (("memory.events", "oom_kill"), ("memory.oom_control", "oom_kill")),
-    "pids": (("pids.events", "max"),),
+from runner.executors import cells, cgroups
+from runner.executors.base import Limits
+from runner.executors.cells import Counts
+from runner.executors.cgroups import Hierarchy
+from runner.executors.shortage import Short
+
+# Those of `cells.parse_counts`, and per controller the file that says whether there is a limit (of version 2).
+_MEMORY = ("memory.events", "memory.oom_control", "memory.limit_in_bytes")
+_PEAKS = ("memory.memsw.max_usage_in_bytes", "memory.max_usage_in_bytes")
+_PIDS = ("pids.events",)
+_CEILINGS = ("memory.max", "pids.max")
+# Per limit, the controller of version 1, and the files of both versions that say what holds.
+_HELD = {
+    "memory": ("memory", ("memory.max", "memory.limit_in_bytes")),
+    "cpus": ("cpu", ("cpu.max", "cpu.cfs_quota_us")),
+    "pids": ("pids", ("pids.max",)),
 }
-# The file with the limit itself, and what it says when there is none.
-_CEILINGS = {"memory": "memory.max", "pids": "pids.max"}
 
 
-@dataclass(frozen=True, slots=True)
 class Counters:
-    """Where the counters of one container are; none for what this machine does not count."""
+    """The open files of one container's cgroup. Use `close` at the end."""
 
-    files: dict[str, tuple[tuple[Path, str], ...]] = field(default_factory=dict)
+    def __init__(self, directories: Mapping[Path, tuple[str, ...]]) -> None:
+        self._files: list[dict[str, int]] = []
+        self._peaks: list[int] = []
+        for directory, names in directories.items():
+            files = {name: fd for name in names if (fd := _open(directory / name, os.O_RDONLY)) is not None}
+            self._files.append(files)
+            self._peaks += [
+                fd for name in _PEAKS if name in files and (fd := _open(directory / name, os.O_WRONLY)) is not None
+            ]
+        self._before = self._counts()
 
-    @classmethod
-    def of(cls, pid: int) -> Counters:
-        """Of the container in which `pid` runs; to be found while it does."""
-        try:
-            directories = dict(_directories(pid))
-        except OSError:
-            return cls()
-        return cls({limit: tuple(files_of(limit, directories[limit])) for limit in _COUNTERS if limit in directories})
+    def begin(self) -> None:
+        """From here on `total` counts."""
+        for fd in self._peaks:
+            try:
+                os.write(fd, b"0")  # it is then what is in use
+            except OSError:
+                pass  # the container is gone, which shows elsewhere
+        self._before = self._counts()
+        if self._peaks:
+            self._before.memory = 0
 
-    def read(self) -> dict[str, int]:
-        """How often each limit has struck so far. Those that cannot be read, because the container is gone, are left out."""
-        return {
-            limit: sum(counts)
-            for limit, files in self.files.items()
-            if (counts := [count for path, word in files if (count := _count(path, word)) is not None])
-        }
+    def total(self) -> tuple[tuple[str, ...], Short]:
+        """The limits that were reached since, and whose want of memory killed a process."""
+        found, short = cells.compare(self._before, self._counts())
+        return tuple(found), short
 
+    def close(self) -> None:
+        for fd in (*self._peaks, *(fd for files in self._files for fd in files.values())):
+            os.close(fd)
+        self._files, self._peaks = [], []
 
-def struck(before: dict[str, int], after: dict[str, int]) -> tuple[str, ...]:
-    return tuple(limit for limit in _COUNTERS if after.get(limit, 0) > before.get(limit, 0))
-
-
-def _directories(pid: int) -> Iterator[tuple[str, Path]]:
-    """Per controller, the directory of the process's cgroup."""
-    places = dict(_hierarchies(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")))
-    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-    for _, controllers, path in sorted(lines, key=lambda line: line[1] != ""):  # version 1 wins where both are there
-        for limit in controllers.split(",") if controllers else _COUNTERS:
-            if (place := places.get(limit if controllers else "")) is not None:
-                root, point = place
-                yield limit, point / os.path.relpath(path, root)
-
-
-def _hierarchies(mountinfo: str) -> Iterator[tuple[str, tuple[str, Path]]]:
-    """Which part of which hierarchy is mounted where; the name of version 2 is empty."""
-    for line in mountinfo.splitlines():
-        mount, _, filesystem = line.partition(" - ")
-        root, point = mount.split()[3:5]
-        kind, _, options = filesystem.split()[:3]
-        if kind == "cgroup2":
-            yield "", (root, Path(point))
-        elif kind == "cgroup":
-            for option in options.split(","):
-                yield option, (root, Path(point))
+    def _counts(self) -> Counts:
+        total = Counts(0, 0, 0)
+        for files in self._files:
+            try:
+                counts = cells.parse_counts({name: os.pread(fd, 4096, 0) for name, fd in files.items()})
+            except OSError:
+                continue  # the container is gone
+            total = Counts(total.killed + counts.killed, total.memory + counts.memory, total.pids + counts.pids)
+        return total
 
 
-def files_of(limit: str, directory: Path) -> Iterator[tuple[Path, str]]:
-    """The counters at the process, and at the directory above that holds the limit: some runtimes add a level below it."""
-    places = [directory]
-    ceiling = _CEILINGS[limit]
-    if _says(directory / ceiling) == "max" and _says(directory.parent / ceiling) not in (None, "max"):
-        places.append(directory.parent)
-    for place in places:
-        for name, word in _COUNTERS[limit]:
-            if _count(place / name, word) is not None:
-                yield place / name, word
+def _open(path: Path, flags: int) -> int | None:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def hierarchies_of(pid: int) -> list[Hierarchy]:
+    """The cgroups of a process; none where they cannot be seen from here."""
+    try:
+        cgroup, mountinfo = Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return []
+    return cgroups.find_hierarchies(cgroup, mountinfo)
+
+
+def find_counters(hierarchies: Iterable[Hierarchy]) -> dict[Path, tuple[str, ...]]:
+    """Where the counters of a container are, and which files."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for hierarchy in hierarchies:
+        names: tuple[str, ...] = ()
+        if hierarchy.unified or "memory" in hierarchy.controllers:
+            names += (*_MEMORY, *_PEAKS)
+        if hierarchy.unified or "pids" in hierarchy.controllers:
+            names += _PIDS
+        if names:
+            found.update((level, names) for level in levels(hierarchy.own))
+    return found
+
+
+def unheld(limits: Limits, hierarchies: Sequence[Hierarchy]) -> list[str]:
+    """The limits that were asked for and do not hold: an engine may leave them out with no more than a warning.
+
+    Where no cgroup can be seen, the engine is believed.
+    """
+    wanted = {"memory": limits.memory, "cpus": limits.cpus, "pids": limits.pids}
+    return [
+        name
+        for name, limit in wanted.items()
+        if limit is not None and hierarchies and not _holds(name, limit, hierarchies)
+    ]
+
+
+def _holds(name: str, limit: float, hierarchies: Iterable[Hierarchy]) -> bool:
+    controller, files = _HELD[name]
+    for hierarchy in hierarchies:
+        if hierarchy.unified or controller in hierarchy.controllers:
+            for place in (hierarchy.own, hierarchy.own.parent):
+                for word in [word for file in files if (word := (_says(place / file) or "max").split()[0]) != "max"]:
+                    if (name == "cpus" and int(word) > 0) or (name != "cpus" and int(word) <= limit):
+                        return True
+    return False
+
+
+def levels(directory: Path) -> Iterator[Path]:
+    """The cgroup, and the one above that has the limit where a runtime has put a level of its own in between."""
+    yield directory
+    ceilings = [(_says(directory / name), _says(directory.parent / name)) for name in _CEILINGS]
+    if any(own == "max" and above not in (None, "max") for own, above in ceilings):
+        yield directory.parent
 
 
 def _says(path: Path) -> str | None:
@@ -85,11 +138,3 @@ def _says(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
-
-
-def _count(path: Path, word: str) -> int | None:
-    for line in (_says(path) or "").splitlines():
-        name, _, number = line.partition(" ")
-        if name == word and number.isdigit():
-            return int(number)
-    return None

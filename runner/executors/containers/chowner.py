@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    uids, gids = (read_map(name) for name in ("/proc/self/uid_map", "/proc/self/gid_map"))
+    uids, gids = (id_map(name) for name in ("/proc/self/uid_map", "/proc/self/gid_map"))
     while (request := wire.read_one(0)) is not None:
         what, directory, uid, gid = request
         try:
@@ -28,7 +28,7 @@ def main() -> None:
         wire.write_all(1, wire.pack(said))
 
 
-def read_map(name: str) -> list[tuple[int, int, int]]:
+def id_map(name: str) -> list[tuple[int, int, int]]:
     """First id in here, first id outside, how many."""
     with open(name) as lines:
         return [(int(first), int(outside), int(count)) for first, outside, count in map(str.split, lines)]

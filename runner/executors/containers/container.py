@@ -12,9 +12,10 @@ import trio
 
 from runner.executors.base import ExecutorUnavailable, Obstacle, WorkerLost
 from runner.executors.containers import orders
-from runner.executors.containers.cgroup import Counters
+from runner.executors.containers.cgroup import Counters, find_counters, hierarchies_of
 from runner.executors.containers.engine import ContainerOptions, Engine, EngineError, ImageMissing
 from runner.executors.containers.slot import SOCKET, Slot
+from runner.executors.shortage import MACHINE
 
 _STARTING_S = 30.0
 _PEER = struct.Struct("=iII")
@@ -28,7 +29,8 @@ class Container:
         self._identity = identity
         self._line = line
         self.pid, self.uid, self.gid = peer
-        self.counters = Counters.of(self.pid) if self.pid else Counters()
+        self.cgroups = hierarchies_of(self.pid) if self.pid else []
+        self.counters = Counters(find_counters(self.cgroups))
         self._exit_fd = open_process(self.pid)
 
     async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
@@ -47,13 +49,20 @@ class Container:
             data = b""
         if not data:
             raise WorkerLost(self.explain_end())
-        return orders.parse_reply(data)
+        try:
+            return orders.parse_reply(data)
+        except ValueError as error:
+            raise WorkerLost("the container's first process is no longer ours: its answer makes no sense") from error
 
     def explain_end(self) -> str:
         """Called at once when the line ends: the counters go with the container."""
-        if self.counters.read().get("memory", 0):
-            return "the container ended: its memory limit, or the machine's end of memory, killed its first process"
-        return "the container ended before its command: it was removed, or something killed its first process"
+        match self.counters.total()[1]:
+            case "":
+                return "the container ended before its command: it was removed, or something killed its first process"
+            case "limit":
+                return "the container ended: its memory limit killed its first process"
+            case _:
+                return f"the container ended: its first process was killed because {MACHINE} had no memory left"
 
     async def aclose(self, patience_s: float) -> bool:
         """Ends it. False when something in it does not die.
@@ -69,6 +78,7 @@ class Container:
                     gone = True
                 os.close(self._exit_fd)
                 self._exit_fd = None
+            self.counters.close()
             with suppress(EngineError):  # it removes by itself what has ended
                 await self._engine.remove(self._identity)
         return gone

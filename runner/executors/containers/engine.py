@@ -24,7 +24,7 @@ class ImageInfo:
     """What an image says of itself. An empty `user` is root, an empty `workdir` is `/`."""
 
     id: str
-    """The hash of its configuration, with `sha256:`: the same for the same image in every engine."""
+    """The hash by which the engine knows it, with `sha256:`; in most it is that of the image's configuration."""
     digests: tuple[str, ...]  # of its manifest in registries: `name@sha256:…`
     user: str
     workdir: str

@@ -53,7 +53,8 @@ struct refusal { int32_t kind, error; }; /* child to us: why there is no command
 
 struct fresh { /* a directory whose new names are deleted after each command */
     const char *path;
-    int fd; /* -1: was not there */
+    int fd; /* -1: not there, or not ours to read */
+    int absent;
     int keep; /* it is somebody's mount: new names are told, not deleted */
     struct stat info;
     char **names; /* what the image has in it; ends with NULL */
@@ -98,6 +99,8 @@ static void remember(struct fresh *dir) {
     DIR *items;
     dir->names = calloc(1, sizeof *dir->names);
     dir->fd = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    dir->absent = dir->fd < 0 && errno == ENOENT;
+    if (!dir->names) die("init: memory");
     if (dir->fd < 0 || fstat(dir->fd, &dir->info) || !(items = list(dir->fd))) return;
     if (strncmp(dir->path, "/dev/", 5) && !statx(dir->fd, "", AT_EMPTY_PATH, 0, &info))
         dir->keep = !!(info.stx_attributes & STATX_ATTR_MOUNT_ROOT);
@@ -137,7 +140,7 @@ static int restore(struct fresh *dir) {
     DIR *items;
     int clean = 1;
     if (stat(dir->path, &info)) return dir->fd < 0;
-    if (dir->fd < 0) return errno == EACCES;
+    if (dir->fd < 0) return !dir->absent;
     if (info.st_dev != dir->info.st_dev || info.st_ino != dir->info.st_ino) return 0;
     if (info.st_mode != dir->info.st_mode && fchmod(dir->fd, dir->info.st_mode & 07777)) return 0;
     if (!(items = list(dir->fd))) return 0;
@@ -332,17 +335,20 @@ static struct reply run(const int *fds, int sock, int children) {
     return reply;
 }
 
-/* One message; its fds, if it is an order with all three of them. */
+/* Waits for an order and its three fds. False when they could not be taken. */
 static int hear(int sock, int *fds) {
-    char said = 0, space[CMSG_SPACE(3 * sizeof(int))];
+    char said, space[CMSG_SPACE(3 * sizeof(int))];
     struct iovec data = {&said, 1};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
-    struct cmsghdr *head;
-    if (recvmsg(sock, &message, MSG_CMSG_CLOEXEC) <= 0) _exit(0);
-    head = CMSG_FIRSTHDR(&message);
-    if (said != 'R' || !head || head->cmsg_len != CMSG_LEN(3 * sizeof(int))) return 0;
-    memcpy(fds, CMSG_DATA(head), 3 * sizeof(int));
-    return 1;
+    for (;;) {
+        struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+        struct cmsghdr *head;
+        if (recvmsg(sock, &message, MSG_CMSG_CLOEXEC) <= 0) _exit(0);
+        if (said != 'R') continue;
+        head = CMSG_FIRSTHDR(&message);
+        if (!head || head->cmsg_len != CMSG_LEN(3 * sizeof(int))) return 0;
+        memcpy(fds, CMSG_DATA(head), 3 * sizeof(int));
+        return 1;
+    }
 }
 
 int main(void) {
@@ -360,9 +366,8 @@ int main(void) {
     children = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
     if (children < 0 || !(home = getcwd(NULL, 0))) die("init");
     for (struct fresh *dir = fresh; dir < FRESH_END; dir++) remember(dir);
-    for (;; reply = run(fds, sock, children)) {
-        if (send(sock, &reply, sizeof reply, 0) < 0) _exit(0);
-        if (reply.flags & STUCK) _exit(0);
-        while (!hear(sock, fds)) {}
+    for (;;) {
+        if (send(sock, &reply, sizeof reply, 0) < 0 || reply.flags & STUCK) _exit(0);
+        reply = hear(sock, fds) ? run(fds, sock, children) : (struct reply){.kind = NOT_STARTED, .error = EMFILE};
     }
 }

@@ -6,11 +6,11 @@ import enum
 import errno
 import os
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.executors import mounts
 from runner.executors.base import Outcome, Reason, Task
+from runner.executors.shortage import Short
 
 RUN = b"R"
 KILL = b"K"
@@ -49,6 +49,9 @@ class Reply:
 
 
 def parse_reply(data: bytes) -> Reply:
+    """Raises ValueError: a command that is root in its container may have got at the line."""
+    if len(data) != _REPLY.size:
+        raise ValueError("a reply of another length")
     kind, error, status, flags, *numbers = _REPLY.unpack(data)
     return Reply(Kind(kind), error, status, Flag(flags), *numbers)
 
@@ -62,8 +65,8 @@ def pack_order(task: Task) -> bytes:
     return _COUNTS.pack(len(task.argv), len(task.env)) + b"".join(string + b"\0" for string in strings)
 
 
-def outcome_of(reply: Reply, task: Task, *, late: bool, struck: Sequence[str]) -> Outcome:
-    """`late`: its time was over and we had it killed. `struck`: the limits that it met."""
+def outcome_of(reply: Reply, task: Task, *, late: bool, short: Short) -> Outcome:
+    """`late`: its time was over and we had it killed. A command that failed when a process of it died of `short` has failed by that."""
     code: int | None = None
     signal: int | None = None
     message = ""
@@ -73,7 +76,7 @@ def outcome_of(reply: Reply, task: Task, *, late: bool, struck: Sequence[str]) -
         reason = Reason.OK if ended == 0 else Reason.FAILED if ended > 0 else Reason.SIGNALLED
         if late and Flag.KILLED in reply.flags:
             reason, code = Reason.TIMEOUT, None
-        elif reason is not Reason.OK and "memory" in struck:
+        elif reason is not Reason.OK and short:
             reason = Reason.OUT_OF_MEMORY
     else:
         reason, code, message = explain(reply, task)
@@ -87,7 +90,6 @@ def outcome_of(reply: Reply, task: Task, *, late: bool, struck: Sequence[str]) -
         max_rss=reply.max_rss_kib * 1024,
         user_s=reply.user_us / 1e6,
         system_s=reply.system_us / 1e6,
-        struck=tuple(struck),
     )
 
 

@@ -22,15 +22,15 @@ from runner.executors.containers.engine import (
     image_from,
 )
 
-# Words of podman's that a setting helps against: reference for people, tried on hosts that refuse the defaults.
+# Words of podman and its runtimes (in small letters) that a setting helps against; tried on hosts that refuse the defaults.
 _SETTINGS = {
-    "RLIMIT": 'in containers.conf, [containers]: default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]',
+    "rlimit": 'in containers.conf, [containers]: default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]',
     "hybrid": 'in containers.conf, [engine]: runtime = "runc" and cgroup_manager = "cgroupfs"',
     "systemd": 'in containers.conf, [engine]: cgroup_manager = "cgroupfs"',
     "subuid": "give the user ids in /etc/subuid and /etc/subgid: usermod --add-subuids 100000-165535 "
     "--add-subgids 100000-165535 USER",
     "newuidmap": "apt-get install uidmap",
-    "XDG_RUNTIME_DIR": "log in with a session, or set XDG_RUNTIME_DIR to a directory of mode 0700",
+    "xdg_runtime_dir": "log in with a session, or set XDG_RUNTIME_DIR to a directory of mode 0700",
 }
 
 
@@ -117,7 +117,7 @@ def refusal(said: str) -> EngineError:
     """From what podman prints: warnings of its log, then `Error: …`."""
     lines = [line for line in said.splitlines() if line and not line.startswith("time=")]
     last = (lines or said.splitlines() or ["podman failed and said nothing"])[-1]
-    hint = next((setting for word, setting in _SETTINGS.items() if word in said), None)
+    hint = next((setting for word, setting in _SETTINGS.items() if word in said.lower()), None)
     return EngineError(f"podman: {last.removeprefix('Error: ')}", hint=hint)
 
 

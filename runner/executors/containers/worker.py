@@ -6,20 +6,22 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from runner.executors.base import ExecutorError, ExecutorUnavailable, Obstacle, Outcome, Task, TaskRefused, WorkerLost
 from runner.executors.containers import orders
-from runner.executors.containers.cgroup import struck
+from runner.executors.containers.cgroup import unheld
 from runner.executors.containers.container import Container, start_container
 from runner.executors.containers.engine import ContainerOptions, Engine
 from runner.executors.containers.orders import Flag, Kind
 from runner.executors.containers.ownership import Owners
 from runner.executors.containers.slot import Slot
 from runner.executors.datum import open_stdin
+from runner.executors.shortage import Short, limit_message
 
 # More than PID 1's own patience with a process that does not die.
 _STOPPING_S = 40.0
@@ -45,11 +47,25 @@ class ContainerWorker:
         """The container, which is started where there is none. Raises ExecutorUnavailable."""
         if self._container is None:
             container = await start_container(self._engine, self._options, self._slot, self._program)
-            if not self._owners.can_share_with(container.uid):
+            if obstacles := self._obstacles(container):
                 await container.aclose(_STOPPING_S)
-                raise ExecutorUnavailable([foreign(self._engine.name)])
+                raise ExecutorUnavailable(obstacles)
             self._container = container
         return self._container
+
+    def _obstacles(self, container: Container) -> list[Obstacle]:
+        """What a container that runs must have, and may not."""
+        found = []
+        if not self._owners.can_share_with(container.uid):
+            found.append(foreign(self._engine.name))
+        if missing := unheld(self._options.limits, container.cgroups):
+            found.append(
+                Obstacle(
+                    f"{self._engine.name} does not hold these limits here: {', '.join(missing)}",
+                    "run the job as root, or on a machine with systemd that has only version 2 of cgroups",
+                )
+            )
+        return found
 
     async def run(self, task: Task) -> Outcome:
         """See `base.Worker`."""
@@ -108,17 +124,20 @@ class ContainerWorker:
             if self._owners.must_give(self._slot.out, container.uid, container.gid):
                 await trio.to_thread.run_sync(self._owners.give, self._slot.out, container.uid, container.gid)
             undo.enter_context(self._slot.showing(task.binds, container.pid))
-            before = container.counters.read()
+            container.counters.begin()
             try:
                 reply, late = await self._ask(container, task, fds)
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
                     await self._stop_quietly(container, task)
                 raise
-            met = struck(before, container.counters.read())
+            struck, short = container.counters.total()
             with trio.CancelScope(shield=True):
                 await self._settle(task, reply.flags)
-            return self._outcome(reply, task, fds[-1], late=late, met=met)
+            outcome = self._outcome(reply, task, late=late, struck=struck, short=short)
+            if reply.kind is not Kind.ENDED:  # the command itself could not say it
+                os.write(fds[-1], f"{outcome.message}\n".encode())
+            return outcome
 
     async def _ask(self, container: Container, task: Task, fds: tuple[int, ...]) -> tuple[orders.Reply, bool]:
         """The reply, and whether the time was over."""
@@ -131,7 +150,8 @@ class ContainerWorker:
     async def _stop(self, container: Container) -> orders.Reply:
         """The one reply that is due comes whether the order to kill was early or late."""
         with trio.move_on_after(_STOPPING_S, shield=True):
-            await container.send(orders.KILL)
+            with suppress(WorkerLost):  # it may have left already, after its reply
+                await container.send(orders.KILL)
             return await container.receive()
         raise WorkerLost("the container does not answer")
 
@@ -155,15 +175,16 @@ class ContainerWorker:
         self._owners.take(self._slot.out)
         return self._slot.collect(out)
 
-    def _outcome(self, reply: orders.Reply, task: Task, log: int, *, late: bool, met: tuple[str, ...]) -> Outcome:
+    def _outcome(
+        self, reply: orders.Reply, task: Task, *, late: bool, struck: tuple[str, ...], short: Short
+    ) -> Outcome:
         if self._lost:
             raise WorkerLost(self._lost)
         if reply.kind is Kind.NOT_STARTED:
             raise WorkerLost(f"cannot start a process in the container: {os.strerror(reply.error)}")
-        outcome = orders.outcome_of(reply, task, late=late, struck=met)
-        if outcome.message:
-            os.write(log, f"{outcome.message}\n".encode())
-        return outcome
+        outcome = orders.outcome_of(reply, task, late=late, short=short)
+        said = outcome.message or limit_message(outcome.reason, short, struck, self._options.limits)
+        return replace(outcome, struck=struck, message=said)
 
 
 def foreign(engine: str) -> Obstacle:
