@@ -98,7 +98,7 @@ def test_the_specs_of_the_examples_are_read_without_a_complaint() -> None:
     """All of them name programs that are there; the only warning is that Pachyderm's name no image."""
     assert RUNS == ["edges", "training", "variants", "wordcount"]
     files = [path for name in RUNS for kind in ("json", "yaml") for path in (EXAMPLES / name).glob(f"*.{kind}")]
-    warnings = []
+    warnings: list[str] = []
     for path in files:
         for one in specs_of(path):
             warnings += one.warnings
