@@ -1,7 +1,9 @@
 # shellcheck shell=bash
-# Sourced by tools/test and tools/demo, which then call
+# Sourced by tools/test, tools/demo and the examples, which then call
 #
-#     setup test|demo          system packages and the virtual environment; puts its programs first in PATH
+#     setup test|demo|examples [PROGRAM]...
+#                              system packages and the virtual environment; puts its programs first in PATH.
+#                              A PROGRAM is one that is needed besides, and has its package's name
 #     fuse_problem             says why this user cannot mount, or nothing
 #     namespace_problem        says why this user cannot run jobs, or nothing
 #
@@ -152,6 +154,10 @@ missing_packages() {
         has getfattr || echo attr
         has rsync || echo rsync
     fi
+    local program
+    for program in ${PROGRAMS[@]+"${PROGRAMS[@]}"}; do
+        has "$program" || echo "$program"
+    done
     if [[ $2 == build ]]; then
         has pkg-config || echo pkg-config
         pkg-config --exists fuse3 2>/dev/null || [[ -e /usr/include/fuse3/fuse.h ]] || echo libfuse3-dev
@@ -243,8 +249,9 @@ namespace_problem() {
 
 # ------------------------------------------------------------------------------------------------------------------
 
-# setup test|demo
+# setup GOAL [PROGRAM]...
 setup() {
+    PROGRAMS=("${@:2}")
     if venv_ready "$1"; then
         system_packages "$1" run
     else
