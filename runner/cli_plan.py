@@ -7,11 +7,15 @@ from collections import Counter
 from typing import Any
 
 from pfsmount.cli import output
+from pfsmount.errors import NotFound
 from pfsmount.repo.store import Store
+from pfsmount.revision import DEFAULT_BRANCH
 from runner.cli_run import caller, settings
 from runner.cli_spec import SpecFlags
 from runner.executors.choice import choose_runtime
 from runner.finish import JobDraft, draft_of
+from runner.follow import input_heads
+from runner.inputs import complete_output, complete_spec
 from runner.prepare import Prepared, prepare
 from runner.preview import Choice, Preview
 from runner.spec import JobSpec
@@ -20,16 +24,42 @@ from runner.spec import JobSpec
 def print_plans(store: Store, flags: SpecFlags, *, limit: int, everything: bool, replace: bool, json: bool) -> None:
     """Print what each job would do. Raises PfsError when one could not start."""
     values = []
+    waited_for: dict[tuple[str, str], str] = {}
     for one in flags.specs():
         for text in one.warnings:
             output.note(f"pfsjob: {text}")
-        plan = _Plan(store, one.spec, replace=replace, everything=everything)
+        spec = complete_output(store, one.spec)
+        before = [waited_for[place] for place in _read(spec) if place in waited_for]
+        waited_for[spec.output_repo, spec.output_branch] = spec.output
+        if before and not _is_there(store, spec):
+            output.note(f"pfsjob: {spec.output} cannot be planned before {', '.join(before)} has results")
+            continue
+        plan = _Plan(store, spec, replace=replace, everything=everything)
         if json:
             values.append(plan.as_json())
         else:
             plan.print(limit)
+        if before:
+            output.note(
+                f"pfsjob: {spec.output} is planned over {', '.join(before)} as it is now; the job above it would change that"
+            )
+        elif not plan.changes_output:
+            del waited_for[spec.output_repo, spec.output_branch]
     if json:
         output.print_json(values[0] if len(values) == 1 else values)
+
+
+def _read(spec: JobSpec) -> list[tuple[str, str]]:
+    """What a job reads: repos and branches, where none is named the one that a job's output has by default."""
+    return list(dict.fromkeys((source.repo, source.branch or DEFAULT_BRANCH) for source in spec.inputs))
+
+
+def _is_there(store: Store, spec: JobSpec) -> bool:
+    """Whether all that a job reads has a commit."""
+    try:
+        return input_heads(store, complete_spec(store, spec)) is not None
+    except NotFound:
+        return False
 
 
 class _Plan:
@@ -44,6 +74,11 @@ class _Plan:
         self._to_run = sum(choice.reused is None for choice in self._choices)
         self._everything = everything
         self._preview = preview
+
+    @property
+    def changes_output(self) -> bool:
+        """Whether the job would make a commit."""
+        return self._ready.nothing_to_do is None
 
     @property
     def _reused(self) -> int:
@@ -79,7 +114,7 @@ class _Plan:
             output.say(f"  … and {output.plural(hidden, 'more datum')} (--limit 0 shows all)")
         text = f"{self._ready.spec.output}: {output.plural(self._to_run, 'datum')} to run, {self._reused:,} reused"
         if self._draft.removed:
-            text += f", {output.plural(len(self._draft.removed), 'datum')} of the last job no longer part of it"
+            text += f", {output.plural(len(self._draft.removed), 'datum')} of the last job replaced or gone"
         output.say(text)
         for why, count in itertools.islice(_by_job(self._choices), 5):
             output.say(f"  {count:,} from {why}")

@@ -20,7 +20,7 @@ from pfsmount.repo.commit import dump_json
 from pfsmount.tree.entry import Entry, Kind
 
 KIND_NAMES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
-_SHOWN_MAX = 4
+_SHOWN_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +143,16 @@ def datum_key(program: ObjectId, matches: Sequence[Match]) -> ObjectId:
 
 
 def describe(inputs: Sequence[Mapping[str, Any]]) -> str:
-    """A datum for people: its path, or name and path of each input when there are several."""
-    if len(inputs) == 1:
-        return display(inputs[0]["path"])
-    shown = " × ".join(f"{used['name']}:{display(used['path'])}" for used in inputs[:_SHOWN_MAX])
-    more = len(inputs) - _SHOWN_MAX
-    return f"{shown} × {more:,} more" if more > 0 else shown
+    """A datum for people: its path, or name and path of each input; of an input with many files, as in a group, the first ones."""
+    paths: dict[str, list[str]] = {}
+    for used in inputs:
+        paths.setdefault(used["name"], []).append(display(used["path"]))
+    if len(paths) == 1:
+        return _listed(next(iter(paths.values())))
+    return " × ".join(f"{name}:{_listed(found)}" for name, found in paths.items())
+
+
+def _listed(paths: Sequence[str]) -> str:
+    if len(paths) <= _SHOWN_MAX:
+        return ", ".join(paths)
+    return f"{', '.join(paths[:_SHOWN_MAX])} and {len(paths) - _SHOWN_MAX:,} more"

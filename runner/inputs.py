@@ -39,13 +39,18 @@ def complete_spec(store: Store, spec: JobSpec) -> JobSpec:
         default = store.repo(source.repo).default_branch
         revision = parse_revision(default) if source.revision == Revision() else source.revision
         inputs.append(replace(source, revision=revision))
+    return check_spec(complete_output(store, replace(spec, input=with_leaves(spec.input, iter(inputs)))))
+
+
+def complete_output(store: Store, spec: JobSpec) -> JobSpec:
+    """The spec with the branch of its output filled in."""
     branch = spec.output_branch
     if not branch:
         try:
             branch = store.repo(spec.output_repo).default_branch
         except NotFound:
             branch = DEFAULT_BRANCH
-    return check_spec(replace(spec, input=with_leaves(spec.input, iter(inputs)), output_branch=branch))
+    return replace(spec, output_branch=branch)
 
 
 def pin_inputs(store: Store, spec: JobSpec) -> list[PinnedInput]:

@@ -22,6 +22,8 @@ from runner.prepare import Prepared
 from runner.record import Record, read_datum
 from runner.state import JobState
 
+_REASONS_MAX = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -105,7 +107,8 @@ class Preview:
         if not self._roots:
             return ""
         then = find(self._store.objects, self._roots[match.leaf], match.path)
-        name = f"{match.name}:{display(path_bytes(match.path))}" if len(self._ready.pinned) > 1 else "its input"
+        alone = len(self._ready.pinned) == 1 and match.group_by is None
+        name = "its input" if alone else f"{match.name}:{display(path_bytes(match.path))}"
         if then is None:
             return f"{name} is new"
         return "" if then.same_content(match.entry) else f"{name} changed"

@@ -133,7 +133,7 @@ def test_combinations(objects: ObjectStore) -> None:
         inner = ["l:/1.a × r:/1.b", "l:/2.a × r:/2.b", "l:/2.a × r:/2.c"]
         assert of(Combination.JOIN) == inner
         assert of(Combination.JOIN, outer_join=True) == [*inner, "/3.a"]
-        assert of(Combination.GROUP) == ["l:/1.a × r:/1.b", "l:/2.a × r:/2.b × r:/2.c", "/3.a", "/4.b"]
+        assert of(Combination.GROUP) == ["l:/1.a × r:/1.b", "l:/2.a × r:/2.b, /2.c", "/3.a", "/4.b"]
 
 
 def test_combinations_nest(objects: ObjectStore) -> None:
@@ -145,8 +145,8 @@ def test_combinations_nest(objects: ObjectStore) -> None:
         joined = CombinedInput(Combination.JOIN, (grouped, leaf("info", "/(*)", join_on="$1")))
         crossed = CombinedInput(Combination.CROSS, (joined, leaf("how", "/*")))
         assert planned(batch, crossed, samples, info, settings_) == [
-            "reads:/s1/r1 × reads:/s1/r2 × info:/s1 × how:/fast",
-            "reads:/s1/r1 × reads:/s1/r2 × info:/s1 × how:/slow",
+            "reads:/s1/r1, /s1/r2 × info:/s1 × how:/fast",
+            "reads:/s1/r1, /s1/r2 × info:/s1 × how:/slow",
             "reads:/s2/r1 × info:/s2 × how:/fast",
             "reads:/s2/r1 × info:/s2 × how:/slow",
         ]
