@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from pfsmount.errors import InvalidInput, NotFound
 from pfsmount.repo.refs import RefKind
@@ -121,6 +123,29 @@ def test_fail_fast_starts_no_more(world: World) -> None:
     result = world.run(workers=1, fail_fast=True)
     assert result.phase is Phase.FAILED
     assert 0 < result.state.failed < 200
+
+
+def test_fail_fast_ends_when_all_datums_are_on_their_way_already(world: World) -> None:
+    async def fail_when_all_are_staged(view: View) -> int:
+        scratch = view.out.parent.parent
+        while len(list(scratch.iterdir())) < 3:  # noqa: ASYNC110 - stagers are threads
+            await trio.sleep(0.01)
+        return 1
+
+    async def run_until_the_job_is_to_end(view: View) -> int:
+        while not world.notes.events:  # noqa: ASYNC110 - the observer is no task
+            await trio.sleep(0.01)
+        return 0
+
+    async def work(view: View) -> int:
+        first = view.task.env["in"] == "/pfs/in/a"
+        return await (fail_when_all_are_staged if first else run_until_the_job_is_to_end)(view)
+
+    world.program("work", work)
+    world.commit({"a": b"1", "b": b"2", "c": b"3"})
+    result = world.run_spec(replace(world.spec("work"), job_timeout=20.0), workers=1, fail_fast=True)
+    assert (result.phase, result.reason) == (Phase.FAILED, "")
+    assert (result.state.processed, result.state.failed) == (1, 1)
 
 
 def test_no_datums_are_a_success_with_nothing_in_it(world: World) -> None:
