@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from pfsmount.errors import InvalidInput, NotFound
+from pfsmount.repo.collection import Collection, collecting
 from pfsmount.repo.refs import RefKind
 from runner.executors.base import ExecutorUnavailable, Obstacle
 from runner.executors.memory import MemoryExecutor, View
@@ -48,6 +49,20 @@ def test_only_what_is_new_runs(world: World) -> None:
     assert (result.state.processed, result.state.skipped) == (2, 1)
     assert world.files() == {"a": b"CHANGED", "b": b"Y", "c": b"Z"}
     assert world.head().parents == (world.head("out@master~1").id,)
+
+
+def test_the_version_that_the_last_job_read_may_be_gone(world: World) -> None:
+    world.commit({"a": b"x", "b": b"y"})
+    world.run()
+    world.store.delete_repo("in")
+    world.store.create_repo("in")
+    world.commit({"b": b"y", "c": b"z"})
+    with collecting(world.store):
+        collection = Collection(world.store, 0)
+        collection.plan()
+        collection.carry_out()
+    assert world.run().phase is Phase.SUCCESS
+    assert world.files() == {"b": b"Y", "c": b"Z"}
 
 
 def test_what_was_made_from_a_deleted_input_goes(world: World) -> None:
