@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,6 +325,26 @@ def test_what_a_datum_is_told(world: World) -> None:
         "images": "/pfs/images/d/a",
         "images_COMMIT": first.id.hex(),
     }
+
+
+def test_an_image_changes_nothing_for_a_program_of_this_machine(world: World) -> None:
+    given: list[Mapping[str, str]] = []
+
+    async def tell(view: View) -> int:
+        given.append(view.task.env)
+        return 0
+
+    world.program("tell", tell)
+    world.commit({"a": b"x"})
+    spec = replace(world.spec("tell"), image="opencv", executor="process")
+    world.run_spec(spec)
+    assert {name: given[0].get(name) for name in ("PATH", "LANG", "TZ")} == {
+        "PATH": str(world.bin),
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+    }
+    with pytest.raises(InvalidInput, match="no command"):
+        world.run_spec(replace(spec, command=()))
 
 
 def test_everything_about_a_run_is_in_the_commit(world: World) -> None:
