@@ -30,7 +30,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]")
 
 def given_environment(spec: JobSpec, caller: Caller) -> dict[str, str]:
     """What all datums of a job are given alike; recorded as it is."""
-    if spec.image:
+    if spec.contained:
         return dict(spec.env)
     return {"PATH": caller.path, "HOME": os.fspath(caller.home), "LANG": "C.UTF-8", "TZ": "UTC", **spec.env}
 

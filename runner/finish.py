@@ -264,14 +264,13 @@ def _unite(store: Store, batch: Batch, draft: JobDraft, keys: bytes) -> union.Un
 
 
 def _finder(store: Store, batch: Batch, draft: JobDraft) -> union.Find:
-    """Finds the output of a datum, of this job or of the base."""
+    """Finds the output of a datum, of the base or of this job."""
 
     def output_of(key: ObjectId) -> union.Output:
-        entry = find_result(store, key)
-        if entry is not None:
-            datum: DatumRecord | None = read_datum(batch, key, entry)
-        else:
-            datum = None if draft.base is None else draft.base.record.datum(key)
+        # what the base has stays as it is, also when another job has run that datum again since
+        datum: DatumRecord | None = None if draft.base is None else draft.base.record.datum(key)
+        if datum is None and (entry := find_result(store, key)) is not None:
+            datum = read_datum(batch, key, entry)
         if datum is None or datum.out is None:
             raise Corrupt(f"datum {key.hex()[:12]} has no results")
         return union.Output(key, datum.out, datum.order)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+from pfsmount.errors import NotFound
 from pfsmount.ids import ObjectId
 from pfsmount.repo.commit import Commit
 from pfsmount.repo.store import Store
@@ -87,9 +89,12 @@ def prepare(
             batch.flush()
     output = look_at_output(store, spec, take_over=take_over)
     base = output.previous if incremental else None
-    if base is not None and not _can_build(base, spec, program):
+    roots = None
+    if base is not None and _can_build(base, spec, program):
+        with suppress(NotFound):  # gc has collected what it read
+            roots = base.roots_of(store, pinned)
+    if roots is None:
         base = None
-    roots = None if base is None else base.roots_of(store, pinned)
     part = plan_tree(store.objects, spec.input, sources_of(pinned, roots))
     return Prepared(spec, caller, pinned, program, output.head, output.previous, base, part)
 

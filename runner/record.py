@@ -64,8 +64,12 @@ class DatumRecord:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Sorts it among the datums of a job: by the paths of its inputs, in the order of the spec."""
-        return tuple(os.fsencode(used["path"]).split(b"/") for used in self.meta["inputs"]), self.key
+        """Sorts it among the datums of a job: by the paths of its inputs, in the order of their names.
+
+        Not in that of the spec: the job that ran the datum may have had another one.
+        """
+        inputs = sorted((used["name"], os.fsencode(used["path"]).split(b"/")) for used in self.meta["inputs"])
+        return tuple(path for _, path in inputs), self.key
 
     @property
     def seconds(self) -> float:

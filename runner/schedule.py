@@ -247,13 +247,17 @@ class Schedule:
         return self.reuse and find_result(self.store, datum.key) is not None
 
     async def _claim(self, prepared: Ready, done: trio.MemorySendChannel[Finished]) -> bool:
-        """Make a datum this job's; False for one that another job runs now, or has finished meanwhile.
+        """Make a datum this job's; False for one that another job runs now, or has finished meanwhile, and for all when the job is to end.
 
         Claims are made as late as this, so that what waits here for a worker can be run by others.
         """
+        if prepared.claimed:
+            return not self._draining
         self._settle()
         datum = prepared.datum
-        if not self.claims.take(datum.key):
+        if self._draining:
+            pass
+        elif not self.claims.take(datum.key):
             self._left.append(datum)
         elif self._has_result(datum):
             self.claims.release(datum.key)
@@ -292,7 +296,7 @@ class Schedule:
         if prepared is None:
             prepared = await _receive(ready)
         while prepared is not None:
-            if not self._draining and (prepared.claimed or await self._claim(prepared, done)):
+            if await self._claim(prepared, done):
                 try:
                     finished = await self._run_one(worker, prepared)
                 except WorkerLost as error:

@@ -85,6 +85,11 @@ class JobSpec:
     def output(self) -> str:
         return f"{self.output_repo}@{self.output_branch}"
 
+    @property
+    def contained(self) -> bool:
+        """It runs in containers of its image."""
+        return bool(self.image) and self.executor != "process"
+
     def as_json(self) -> dict[str, Any]:
         """The whole spec, as a commit's provenance has it. What is as usual is left out, but for what always was there."""
         value: dict[str, Any] = {
@@ -148,7 +153,7 @@ def parse_env(pairs: Iterable[str]) -> dict[str, str]:
 
 def check_spec(spec: JobSpec) -> JobSpec:
     """The spec, with all branches named, if its parts fit together. Raises InvalidInput."""
-    if not spec.image and (not spec.command or not spec.command[0]):
+    if not spec.contained and (not spec.command or not spec.command[0]):
         raise InvalidInput("there is no command to run", hint="it stands behind '--', as in: … -- python3 edges.py")
     check_input(spec.input)
     for source in spec.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,41 @@ def test_appended_results(combined: World) -> None:
     assert result.phase is Phase.FAILED
     assert "/2.a" in result.reason
     assert "/9.a" in result.reason
+
+
+def test_appended_results_are_those_of_the_record(world: World) -> None:
+    runs = itertools.count()
+
+    async def number(view: View) -> int:
+        (view.out / "runs").write_text(f"{next(runs)}\n")
+        return 0
+
+    world.program("number", number)
+    world.commit({"/1": b"one", "/2": b"two"})
+    spec = replace(world.spec("number"), merge=Merge.APPEND)
+    world.run_spec(spec, workers=1)
+    world.run_spec(replace(spec, output_branch="other", reprocess=True), workers=1)
+    world.commit({"/3": b"three"})
+    assert world.run_spec(spec).state.processed == 1
+    assert world.files() == {"runs": b"0\n1\n4\n"}
+
+
+def test_appended_results_have_one_order_whoever_ran_the_datums(world: World) -> None:
+    async def names(view: View) -> int:
+        (view.out / "names").write_text(f"{view.task.env['a'][-1]}{view.task.env['b'][-1]}\n")
+        return 0
+
+    world.program("names", names)
+    world.store.create_repo("info")
+    world.commit({"/1": b"1", "/2": b"2"})
+    world.commit({"/x": b"x", "/y": b"y"}, repo="info")
+    one, other = ["a=in@master:/*", "b=info@master:/*"], ["b=info@master:/*", "a=in@master:/*"]
+    world.run_spec(replace(world.spec("names", inputs=other, output="early@master"), merge=Merge.APPEND))
+    spec = replace(world.spec("names", inputs=one), merge=Merge.APPEND)
+    world.commit({"/w": b"w", "/y": None}, repo="info")
+    result = world.run_spec(spec)
+    assert (result.state.processed, result.state.skipped) == (2, 2)
+    assert world.files() == {"names": b"1w\n1x\n2w\n2x\n"}
 
 
 def test_tries(combined: World) -> None:

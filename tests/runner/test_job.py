@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from pfsmount.errors import InvalidInput, NotFound
+from pfsmount.repo.collection import Collection, collecting
 from pfsmount.repo.refs import RefKind
 from runner.executors.base import ExecutorUnavailable, Obstacle
 from runner.executors.memory import MemoryExecutor, View
@@ -46,6 +50,20 @@ def test_only_what_is_new_runs(world: World) -> None:
     assert (result.state.processed, result.state.skipped) == (2, 1)
     assert world.files() == {"a": b"CHANGED", "b": b"Y", "c": b"Z"}
     assert world.head().parents == (world.head("out@master~1").id,)
+
+
+def test_the_version_that_the_last_job_read_may_be_gone(world: World) -> None:
+    world.commit({"a": b"x", "b": b"y"})
+    world.run()
+    world.store.delete_repo("in")
+    world.store.create_repo("in")
+    world.commit({"b": b"y", "c": b"z"})
+    with collecting(world.store):
+        collection = Collection(world.store, 0)
+        collection.plan()
+        collection.carry_out()
+    assert world.run().phase is Phase.SUCCESS
+    assert world.files() == {"b": b"Y", "c": b"Z"}
 
 
 def test_what_was_made_from_a_deleted_input_goes(world: World) -> None:
@@ -121,6 +139,29 @@ def test_fail_fast_starts_no_more(world: World) -> None:
     result = world.run(workers=1, fail_fast=True)
     assert result.phase is Phase.FAILED
     assert 0 < result.state.failed < 200
+
+
+def test_fail_fast_ends_when_all_datums_are_on_their_way_already(world: World) -> None:
+    async def fail_when_all_are_staged(view: View) -> int:
+        scratch = view.out.parent.parent
+        while len(list(scratch.iterdir())) < 3:  # noqa: ASYNC110 - stagers are threads
+            await trio.sleep(0.01)
+        return 1
+
+    async def run_until_the_job_is_to_end(view: View) -> int:
+        while not world.notes.events:  # noqa: ASYNC110 - the observer is no task
+            await trio.sleep(0.01)
+        return 0
+
+    async def work(view: View) -> int:
+        first = view.task.env["in"] == "/pfs/in/a"
+        return await (fail_when_all_are_staged if first else run_until_the_job_is_to_end)(view)
+
+    world.program("work", work)
+    world.commit({"a": b"1", "b": b"2", "c": b"3"})
+    result = world.run_spec(replace(world.spec("work"), job_timeout=20.0), workers=1, fail_fast=True)
+    assert (result.phase, result.reason) == (Phase.FAILED, "")
+    assert (result.state.processed, result.state.failed) == (1, 1)
 
 
 def test_no_datums_are_a_success_with_nothing_in_it(world: World) -> None:
@@ -284,6 +325,26 @@ def test_what_a_datum_is_told(world: World) -> None:
         "images": "/pfs/images/d/a",
         "images_COMMIT": first.id.hex(),
     }
+
+
+def test_an_image_changes_nothing_for_a_program_of_this_machine(world: World) -> None:
+    given: list[Mapping[str, str]] = []
+
+    async def tell(view: View) -> int:
+        given.append(view.task.env)
+        return 0
+
+    world.program("tell", tell)
+    world.commit({"a": b"x"})
+    spec = replace(world.spec("tell"), image="opencv", executor="process")
+    world.run_spec(spec)
+    assert {name: given[0].get(name) for name in ("PATH", "LANG", "TZ")} == {
+        "PATH": str(world.bin),
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+    }
+    with pytest.raises(InvalidInput, match="no command"):
+        world.run_spec(replace(spec, command=()))
 
 
 def test_everything_about_a_run_is_in_the_commit(world: World) -> None:
