@@ -18,9 +18,9 @@ from pfsmount.errors import Corrupt, InvalidInput
 from pfsmount.ids import ObjectId
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
-from pfsmount.repo.results import find_result, save_results
+from pfsmount.repo.results import find_results, save_results
 from pfsmount.repo.store import Store
-from pfsmount.tree.entry import Entry, file_entry
+from pfsmount.tree.entry import EMPTY_FILE_ID, Entry, file_entry
 from pfsmount.tree.ingest import ingest_fd
 from runner.attempts import Ended
 from runner.claims import Claims
@@ -36,6 +36,7 @@ FLUSH_S = 0.2
 FLUSH_DATUMS = 64
 _PROGRESS_S = 0.2
 _KEY_BYTES = 32
+_RESULTS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Collector:
         self._unflushed = 0
         self._oldest = 0.0
         self._progress_at = 0.0
+        directory.cleanup.callback(pool.close)
 
     @property
     def flush_in(self) -> float | None:
@@ -114,6 +116,8 @@ class Collector:
 
     def _log(self, batch: Batch, place: Path, last_words: str) -> Entry:
         with disk_errors("keeping the log of a datum"):
+            if not last_words and (info := _stat(place)) is not None and not info.st_size:
+                return file_entry(EMPTY_FILE_ID, 0, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns)
             fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
                 if last_words:
@@ -157,11 +161,23 @@ def _ended(
     yield from (EndedDatum(key, Event.DATUM_RECOVERED, entry) for key, entry in recoveries.items())
 
 
+def _stat(place: Path) -> os.stat_result | None:
+    try:
+        return place.stat()
+    except FileNotFoundError:
+        return None
+
+
 def results_of(store: Store, keys: bytes) -> Iterator[tuple[ObjectId, Entry]]:
     """Keys (32 bytes each) with the directories of their datums. Raises Corrupt."""
-    for at in range(0, len(keys), _KEY_BYTES):
-        key = ObjectId(keys[at : at + _KEY_BYTES])
-        entry = find_result(store, key)
-        if entry is None:
-            raise Corrupt(f"the result of datum {key.hex()[:12]} has gone while the job ran", hint="run the job again")
-        yield key, entry
+    for start in range(0, len(keys), _RESULTS_AT_ONCE * _KEY_BYTES):
+        end = min(len(keys), start + _RESULTS_AT_ONCE * _KEY_BYTES)
+        part = [ObjectId(keys[at : at + _KEY_BYTES]) for at in range(start, end, _KEY_BYTES)]
+        found = find_results(store, part)
+        for key in part:
+            entry = found.get(key)
+            if entry is None:
+                raise Corrupt(
+                    f"the result of datum {key.hex()[:12]} has gone while the job ran", hint="run the job again"
+                )
+            yield key, entry

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tools.bench_suite import mount_rows
+from tools.bench_suite import job_container_rows, mount_rows
 from tools.bench_suite.__main__ import MODULES
 from tools.bench_suite.bench import Bench
 from tools.bench_suite.commit_rows import count_syncs
@@ -64,8 +64,11 @@ def test_the_list_has_every_row() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    # twenty rows, of which each mounts twice, and whose code is the same for all settings
-    [pytest.param(module, marks=[pytest.mark.long] if module is mount_rows else []) for module in MODULES],
+    # twenty rows, of which each mounts twice, and whose code is the same for all settings; an engine with its own storage
+    [
+        pytest.param(module, marks=[pytest.mark.long] if module in (mount_rows, job_container_rows) else [])
+        for module in MODULES
+    ],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_every_row_runs_with_the_smallest_sizes(tmp_path: Path, module: ModuleType) -> None:

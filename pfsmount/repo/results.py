@@ -10,7 +10,7 @@ A result is a weak root: gc may drop it by age, and then the datum runs again.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pfsmount.errors import Corrupt
@@ -46,6 +46,13 @@ def find_result(store: Store, key: ObjectId) -> Entry | None:
     """The directory that a datum with this key left behind, or None. Raises Corrupt."""
     raw = store.objects.index.get(Table.RESULTS, key)
     return None if raw is None else ResultRow.decode(key, raw).entry
+
+
+def find_results(store: Store, keys: Sequence[ObjectId]) -> dict[ObjectId, Entry]:
+    """The same for many keys, with one look into the index; those that are not there are not in it. Raises Corrupt."""
+    with store.objects.index.read() as txn:
+        rows = txn.get_many(Table.RESULTS, keys)
+    return {ObjectId(key): ResultRow.decode(ObjectId(key), raw).entry for key, raw in rows.items()}
 
 
 def rely_on_results(batch: Batch, keys: bytes) -> None:

@@ -15,6 +15,7 @@ from tools.bench_suite import (
     care_rows,
     commit_rows,
     history_rows,
+    job_container_rows,
     job_rows,
     memory_rows,
     mount_rows,
@@ -41,6 +42,7 @@ MODULES = (
     mount_rows,
     mount_write_rows,
     job_rows,
+    job_container_rows,
 )
 
 

@@ -65,7 +65,16 @@ class Sizes:
     window: int = 1_000
     """Commits at the start and at the end of the history that are compared."""
     git_commits: int = 200
-    datums: int = 1_000
+    datums: int = 10_000
+    byte_datums: int = 1_000
+    known_datums: int = 100_000
+    container_datums: int = 300
+    outputs: int = 6_000
+    """Of one datum."""
+    output_size: int = 3 << 10
+    jobs: int = 1_000
+    job_window: int = 20
+    """Jobs whose median is one repeat."""
 
     def words(self) -> dict[str, str]:
         """For the titles of rows."""
@@ -99,6 +108,12 @@ SMALL = Sizes(
     window=3,
     git_commits=2,
     datums=3,
+    byte_datums=3,
+    known_datums=3,
+    container_datums=3,
+    outputs=3,
+    jobs=3,
+    job_window=1,
 )
 
 
