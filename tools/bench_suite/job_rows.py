@@ -32,7 +32,7 @@ from runner.program import Caller
 from runner.record import datum_entry
 from runner.spec import JobSpec
 from runner.staging import CopyStaging
-from runner.state import JobState, Phase
+from runner.state import Event, JobState, Phase
 from tools.bench_suite.bench import Bench, median_time
 from tools.bench_suite.row import Broken, Contest, Side, at_most, at_most_more, at_most_times, format_value, row
 from tools.bench_suite.synthetic import REPO, fill_branch, small_file, synthetic_store
@@ -289,7 +289,13 @@ class _Silent:
     def note(self, text: str) -> None:
         pass
 
+    def started(self, job: str) -> None:
+        pass
+
     def progress(self, state: JobState, total: int | None) -> None:
+        pass
+
+    def ended(self, datum: Datum, event: Event, ended: Ended | None) -> None:
         pass
 
 
