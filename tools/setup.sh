@@ -249,6 +249,34 @@ namespace_problem() {
 
 # ------------------------------------------------------------------------------------------------------------------
 
+# What tests of containers need. Where it cannot be had, these tests are skipped, and say so.
+container_packages() {
+    has podman || echo podman
+    has crun || has runc || echo runc
+    # on a host with both versions of cgroups, crun starts nothing
+    [[ ! -d /sys/fs/cgroup/unified ]] || has runc || echo runc
+    [[ -x /bin/busybox ]] || echo busybox-static
+}
+
+get_container_packages() {
+    local missing as_root=()
+    mapfile -t missing < <(container_packages | sort -u)
+    ((${#missing[@]})) && has apt-get || return 0
+    if ((EUID)); then
+        has sudo && sudo -n true 2>/dev/null || return 0
+        as_root=(sudo -n)
+    fi
+    AS_ROOT=("${as_root[@]}")
+    [[ -w $LOG ]] || LOG=$(mktemp -t pfs-setup-XXXXXX.log)
+    printf '  %-32s' "for containers: ${missing[*]}"
+    if apt_install "${missing[@]}" >>"$LOG" 2>&1 </dev/null; then
+        printf '%8s\n' done
+    else
+        printf '  not to be had: containers are not tested\n'
+    fi
+    hash -r
+}
+
 # setup GOAL [PROGRAM]...
 setup() {
     PROGRAMS=("${@:2}")
@@ -262,5 +290,6 @@ setup() {
         venv_ready "$1" || step "Python packages ($1)" install "$1"
         exec {VENV_LOCK}>&-
     fi
+    [[ $1 != test ]] || get_container_packages
     export PATH="$VENV/bin:$PATH"
 }

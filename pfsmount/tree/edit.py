@@ -145,6 +145,8 @@ def edit_directory(batch: Batch, directory: ObjectId, changes: Mapping[EntryName
         same = NodeDraft(root.level)
         same.extend(root, 0, len(root))
         return DirectorySummary.of(same.write(batch))
+    if directory == EMPTY_DIRECTORY.id:
+        return build_directory(batch, sorted((name, entry) for name, entry in changes.items() if entry is not None))
     level_changes: _Changes = {
         name: None if entry is None else entry_item(name, entry) for name, entry in changes.items()
     }
