@@ -15,6 +15,7 @@ import trio
 
 from pfsmount.errors import Corrupt, InvalidInput, NoSpace, NotFound, PfsError
 from pfsmount.objects.locks import try_lock
+from pfsmount.repo.refs import RefInfo, RefKind
 from pfsmount.repo.results import save_results
 from runner import cli_run, collect
 from runner.datum import Datum
@@ -208,6 +209,22 @@ def test_a_job_runs_while_its_lock_is_held(world: World) -> None:
         assert directory.datums.is_dir(), "a running job's directory is left alone"
     assert not jobs.is_running("job-x")
     assert jobs.progress("job-x") is None
+
+
+def test_a_job_that_ends_while_it_is_looked_at_was_not_interrupted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RefInfo] = []
+
+    async def look(view: View) -> int:
+        seen.extend(world.store.refs("out", RefKind.JOB))
+        return 0
+
+    world.program("look", look)
+    world.commit({"a": b"a"})
+    result = world.run("look")
+    monkeypatch.setattr(world.store, "refs", lambda repo, kind: seen if repo == "out" else [])
+    assert JobStore(world.store).find(result.id).phase is Phase.SUCCESS
 
 
 def test_what_a_killed_runner_left_is_deleted(world: World) -> None:
