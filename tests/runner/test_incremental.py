@@ -245,7 +245,7 @@ class Combined:
         return int(b"plain" in seen_by(view))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(MORE_STEPS, INPUTS, INPUTS, st.booleans())
 def test_combined_inputs_give_the_result_from_scratch(
     steps: list[Step], inputs: Input, others: Input, alike: bool
@@ -274,25 +274,28 @@ def test_combined_inputs_give_the_result_from_scratch(
                 )
                 if step.runs:
                     world.run_spec(spec, take_over=True)
-            compare_with_scratch(world, spec)
+            compare_with_scratch(world, spec, programs)
         finally:
             world.close()
 
 
-def compare_with_scratch(world: World, spec: JobSpec) -> None:
+def compare_with_scratch(world: World, spec: JobSpec, programs: Combined) -> None:
     """A job on top of what there is, one that plans anew, and one that runs everything have the same results."""
     last = world.run_spec(spec, take_over=True)
     scratch = world.run_spec(replace(spec, output_branch="scratch"), incremental=False)
-    anew = world.run_spec(replace(spec, output_branch="anew", reprocess=True))
-    assert last.phase is scratch.phase is anew.phase
-    for result in (last, scratch, anew):
-        assert result.total == result.state.done == anew.state.done
+    assert last.phase is scratch.phase
+    assert last.state.recovered == scratch.state.recovered
+    assert last.total == last.state.done == scratch.total == scratch.state.done
     if last.phase is not Phase.SUCCESS:
         return
-    one, other, third = (world.head(f"out@{branch}") for branch in ("master", "scratch", "anew"))
-    assert one.tree.id == other.tree.id
-    assert one.tree.content == third.tree.content
-    records = [record_of(world, f"out@{branch}") for branch in ("master", "scratch", "anew")]
-    if not last.state.recovered:
-        assert records[0].datums_root == records[1].datums_root
-    assert len({record.written_by.id for record in records}) == 1
+    assert world.head("out@master").tree.id == world.head("out@scratch").tree.id
+    one, other = record_of(world, "out@master"), record_of(world, "out@scratch")
+    assert one.written_by == other.written_by
+    if last.state.recovered:
+        return  # what is kept of a datum that failed has times
+    assert one.datums_root == other.datums_root
+    programs.broken = False
+    anew = world.run_spec(replace(spec, output_branch="anew", reprocess=True))
+    assert (anew.phase, anew.state.processed) == (Phase.SUCCESS, last.state.done)
+    assert world.head("out@master").tree.content == world.head("out@anew").tree.content
+    assert one.written_by == record_of(world, "out@anew").written_by
