@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from pfsmount.objects.layout import disk_errors
 from runner.executors.base import Outcome, Reason, Task, Worker
 from runner.spec import JobSpec
 
@@ -56,5 +57,5 @@ def _accepted(outcome: Outcome, spec: JobSpec) -> Outcome:
 
 
 def _say(task: Task, text: str) -> None:
-    with open(task.log, "ab") as log:
+    with disk_errors("writing to the log of a datum"), open(task.log, "ab") as log:
         log.write(f"pfs: {text}\n".encode("utf-8", "surrogateescape"))

@@ -78,8 +78,12 @@ def run_and_print(store: Store, request: RunRequest) -> int:
         _follow(store, request, [one.spec for one in specs])
     for i, one in enumerate(specs):
         result = _run_one(store, request, one.spec, named=len(specs) > 1)
-        if code := _EXITS.get(result.phase, output.EXIT_FAILED):
-            if left := len(specs) - i - 1:
+        left = len(specs) - i - 1
+        code = _EXITS.get(result.phase, output.EXIT_FAILED)
+        if left and not code and result.stop_asked:
+            code = output.EXIT_INTERRUPTED
+        if code:
+            if left:
                 output.note(f"pfsjob: {output.plural(left, 'further job')} of the file not run")
             return code
     return 0
@@ -100,7 +104,7 @@ def _follow(store: Store, request: RunRequest, specs: list[JobSpec]) -> NoReturn
                     continue
                 seen[i] = heads
                 result = _run_one(store, request, spec, named=len(specs) > 1)
-                if result.phase is Phase.KILLED:
+                if result.stop_asked:
                     raise SystemExit(_EXITS[Phase.KILLED])
             time.sleep(_POLL_S)
 

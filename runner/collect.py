@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pfsmount.errors import Corrupt, InvalidInput
-from pfsmount.ids import ObjectId
+from pfsmount.ids import ObjectId, display
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.layout import disk_errors
 from pfsmount.repo.results import find_results, save_results
@@ -109,7 +109,8 @@ class Collector:
                 out = reader.read(os.fsencode(scratch.out))
             except (OutputRefused, InvalidInput) as error:
                 refused = error.message
-            self.dangling_outputs += [os.fsdecode(path) for path in reader.outside[:1]]
+            if reader.outside and not self.dangling_outputs:
+                self.dangling_outputs.append(display(reader.outside[0]))
         log = self._log(batch, scratch.log, refused)
         entry = datum_entry(batch, datum, ended, self._job, log=log, out=out, refused=refused)
         return entry, ended.outcome.ok and not refused

@@ -65,4 +65,4 @@ def follower(store: Store, output: str) -> int | None:
 
 
 def _place(store: Store, output: str) -> Path:
-    return store.path / "run" / f"follow-{hash_bytes(output.encode()).hex()[:16]}"
+    return store.path / "run" / f"follow-{hash_bytes(os.fsencode(output)).hex()[:16]}"

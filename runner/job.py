@@ -102,6 +102,8 @@ class JobResult:
     reason: str = ""
     failures: tuple[DatumRecord, ...] = ()
     """The first few."""
+    stop_asked: bool = False
+    """Also where that came too late for this job: then it is about what would be run next."""
 
 
 @dataclass(slots=True)
@@ -375,6 +377,7 @@ class _JobRun:
             seconds,
             reason=self._reason,
             failures=tuple(read_datum(self._store.objects, key, entry) for key, entry in shown),
+            stop_asked=self._stop_asked,
         )
 
 

@@ -124,6 +124,9 @@ class JobStore:
         except (KeyError, ValueError):
             raise Corrupt(f"the ref of {display(name)} names a commit that is no job's") from None
         if not phase.is_over and not self.is_running(name):
+            now = self._store.ref(repo.name, RefKind.JOB, name)
+            if now is not None and now.commit is not None and now.commit != commit:
+                return self._job(name, repo, now.commit)  # it has ended between the two looks
             phase = Phase.INTERRUPTED
         return Job(name, repo, ref, phase)
 

@@ -1,6 +1,6 @@
 """The job record: an ordinary tree that keeps what a job did, datum by datum.
 
-    datums/<key, 64 hex>/    attribute user.pfs.datum: JSON
+    datums/<key, 64 hex>/    attribute user.pfs.datum: JSON; where that is more than 64 KiB (many inputs), the file datum.json
         out/                 results; not there for a datum that failed
         log                  what it printed
     written-by/              a tree like the results: who wrote which (`runner.union`)
@@ -25,7 +25,7 @@ from pfsmount.ids import EntryName, ObjectId, display, parse_object_id
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import dump_json
-from pfsmount.repo.provenance import DATUM_XATTR
+from pfsmount.repo.provenance import DATUM_FILE, DATUM_XATTR, read_datum_json
 from pfsmount.tree.content import open_content, read_small
 from pfsmount.tree.directory import (
     EMPTY_DIRECTORY,
@@ -38,7 +38,7 @@ from pfsmount.tree.edit import build_directory, edit_directory
 from pfsmount.tree.entry import Entry, file_entry
 from pfsmount.tree.ingest import ingest_bytes
 from pfsmount.tree.manifest import PIECE_MAX
-from pfsmount.tree.xattrs import load_xattrs, with_xattrs
+from pfsmount.tree.xattrs import VALUE_MAX, with_xattrs
 from runner.attempts import Ended
 from runner.datum import Datum, describe
 from runner.executors.base import MADE_MTIME_NS, how_it_ended
@@ -112,8 +112,16 @@ def datum_entry(
     if ended.recovered:
         meta["recovered"] = True
     items = [(LOG, log)] if out is None else [(LOG, log), (OUT, out)]
+    text = dump_json(meta).encode("ascii")
+    fits = len(text) <= VALUE_MAX
+    if not fits:
+        items.insert(0, (DATUM_FILE, _file(batch, text, outcome.ended_ns)))
     entry = _directory(build_directory(batch, items), mtime_ns=outcome.ended_ns)
-    return with_xattrs(batch, entry, {DATUM_XATTR: dump_json(meta).encode("ascii")})
+    return with_xattrs(batch, entry, {DATUM_XATTR: text}) if fits else entry
+
+
+def _file(batch: Batch, text: bytes, mtime_ns: int) -> Entry:
+    return file_entry(ingest_bytes(batch, text), len(text), uid=os.getuid(), gid=os.getgid(), mtime_ns=mtime_ns)
 
 
 def _directory(summary: DirectorySummary, *, mtime_ns: int = MADE_MTIME_NS) -> Entry:
@@ -141,8 +149,7 @@ def make_record(
 ) -> Entry:
     """The root of a record."""
     text = (json.dumps(job, indent=1, sort_keys=True) + "\n").encode("ascii")
-    file = file_entry(ingest_bytes(batch, text), len(text), uid=os.getuid(), gid=os.getgid(), mtime_ns=time_ns)
-    items = [(CODE, code), (DATUMS, datums), (JOB, file), (WRITTEN_BY, written_by)]
+    items = [(CODE, code), (DATUMS, datums), (JOB, _file(batch, text, time_ns)), (WRITTEN_BY, written_by)]
     return _directory(build_directory(batch, items), mtime_ns=time_ns)
 
 
@@ -207,7 +214,7 @@ class Record:
 
 def read_datum(objects: Reader, key: ObjectId, entry: Entry) -> DatumRecord:
     """A datum from its directory. Raises Corrupt."""
-    meta = parse_datum(load_xattrs(objects, entry).get(DATUM_XATTR, b""))
+    meta = parse_datum(read_datum_json(objects, entry))
     if meta is None or not entry.is_directory:
         raise Corrupt(f"the record of datum {key.hex()[:12]} is damaged")
     return DatumRecord(key, entry, meta, lookup(objects, entry.id, OUT), lookup(objects, entry.id, LOG))

@@ -17,7 +17,7 @@ from pfsmount.errors import InvalidInput
 from pfsmount.ids import RepoPath, display
 from pfsmount.tree.globs import Glob
 
-_REFERENCE = re.compile(r"\$(?:(\$)|(\d+)|\{(\d+)\})")
+_REFERENCE = re.compile(r"\$(?:(\$)|(\d{1,9})|\{(\d{1,9})\})")
 
 
 def check_template(what: str, template: str, glob: Glob) -> None:

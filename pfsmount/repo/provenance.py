@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pfsmount.errors import Corrupt, NotFound
-from pfsmount.ids import ObjectId, RepoPath, display, parse_path, path_bytes
+from pfsmount.ids import EntryName, ObjectId, RepoPath, display, parse_path, path_bytes
+from pfsmount.objects.reading import Reader
 from pfsmount.repo.commit import Commit, parse_root
 from pfsmount.repo.store import Store
 from pfsmount.tree.content import read_small
-from pfsmount.tree.directory import find, walk
+from pfsmount.tree.directory import find, lookup, walk
 from pfsmount.tree.entry import Entry, Kind
 from pfsmount.tree.xattrs import load_xattrs
 
 DATUM_XATTR = b"user.pfs.datum"
+DATUM_FILE = EntryName(b"datum.json")
 _DEPTH_MAX = 64
 
 
@@ -122,15 +124,23 @@ def _datum(store: Store, commit: Commit, record: Entry, key: str, depth: int) ->
     entry = find(store.objects, record, parse_path(f"datums/{key}"))
     if entry is None:
         raise Corrupt(f"the job record of commit {commit.id.hex()[:12]} has no datum {key[:12]}")
-    raw = load_xattrs(store.objects, entry).get(DATUM_XATTR, b"{}")
     try:
-        info = DatumInfo(key, json.loads(raw))
+        info = DatumInfo(key, json.loads(read_datum_json(store.objects, entry) or b"{}"))
         sources: list[dict[str, Any]] = (commit.provenance or {})["inputs"]
         used = [(_source_of(store, sources, one), parse_path(one["path"])) for one in info.meta.get("inputs", ())]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt(f"the record of datum {key[:12]} is damaged") from None
     info.inputs += [_input(store, source, path, depth) for source, path in used]
     return info
+
+
+def read_datum_json(objects: Reader, directory: Entry) -> bytes:
+    """What a job's record says of a datum: the attribute of its directory or, where that would be too long, a file in it; else nothing."""
+    raw = load_xattrs(objects, directory).get(DATUM_XATTR)
+    if raw is not None or not directory.is_directory:
+        return raw or b""
+    file = lookup(objects, directory.id, DATUM_FILE)
+    return b"" if file is None else read_small(objects, file, limit=file.size)
 
 
 def _source_of(store: Store, sources: list[dict[str, Any]], used: Mapping[str, Any]) -> dict[str, Any]:

@@ -587,6 +587,7 @@ def test_following_a_branch(shell: Shell) -> None:
     assert "following in@master" in said
     assert "Traceback" not in said
     assert "nobody follows" in shell.run("pfsjob", "stop", "out@master", code=2)
+    assert "nobody follows" in shell.run("pfsjob", "stop", "\udcff@master", code=2)
 
 
 def test_a_spec_in_a_file(shell: Shell) -> None:

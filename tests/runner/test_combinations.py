@@ -88,6 +88,26 @@ def test_a_group_sees_all_its_files(combined: World) -> None:
     }
 
 
+def test_a_group_of_very_many_files(world: World) -> None:
+    async def number(view: View) -> int:
+        (view.out / "number").write_text(str(len(os.listdir(os.fsdecode(view.task.binds[0].source)))))
+        return 0
+
+    world.program("look", number)
+    world.commit({f"/a{i:0100}": b"x" for i in range(700)})
+    spec = spec_of(world, source("in@master:/(a)*", group_by="$1"))
+    spec = replace(spec, input=CombinedInput(Combination.GROUP, (spec.input,)))
+    result = world.run_spec(spec)
+    assert (result.phase, result.state.processed) == (Phase.SUCCESS, 1)
+    assert world.files() == {"number": b"700"}
+    (datum,) = world.record(result).datums()
+    assert len(datum.meta["inputs"]) == 700
+    (datum_info,) = lineage(world.store, "out", world.head(), parse_path("/number")).datums
+    assert len(datum_info.inputs) == 700
+    world.commit({"/b": b"x"})
+    assert world.run_spec(spec).state.skipped == 1
+
+
 def test_lineage_through_a_union_of_inputs_with_one_name(combined: World) -> None:
     async def copy(view: View) -> int:
         path = view.task.env["x"]

@@ -327,6 +327,17 @@ def test_what_a_datum_is_told(world: World) -> None:
     }
 
 
+def test_a_link_that_leads_out_is_named_as_names_are_shown(world: World) -> None:
+    async def link(view: View) -> int:
+        os.symlink("/etc/passwd", os.path.join(os.fsencode(view.out), b"\xff\n\x1b[31m"))
+        return 0
+
+    world.program("link", link)
+    world.commit({"a": b"x"})
+    world.run("link")
+    assert world.notes.lines[-1] == r"a symlink leads out of what its datum sees: /\xff\n\x1b[31m"
+
+
 def test_an_image_changes_nothing_for_a_program_of_this_machine(world: World) -> None:
     given: list[Mapping[str, str]] = []
 

@@ -8,8 +8,10 @@ import pytest
 
 from pfsmount.errors import InvalidInput
 from pfsmount.revision import parse_revision
+from pfsmount.tree.globs import Glob
 from runner.input_spec import InputSpec, cross_of, parse_input
 from runner.spec import JobSpec, check_spec, parse_env, parse_output, same_pipeline
+from runner.templates import check_template
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,9 @@ def test_a_name_holds_a_pipeline_together() -> None:
 def test_parts_that_do_not_fit(wrong: JobSpec) -> None:
     with pytest.raises(InvalidInput):
         check_spec(wrong)
+
+
+@pytest.mark.parametrize("template", ["$" + "1" * 5000, "${" + "1" * 5000 + "}"])
+def test_a_template_with_a_very_large_number(template: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_template("join_on", template, Glob("/(*)"))

@@ -7,19 +7,24 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 
 from pfsmount.errors import Corrupt, InvalidInput, NoSpace, NotFound, PfsError
 from pfsmount.objects.locks import try_lock
+from pfsmount.repo.refs import RefInfo, RefKind
 from pfsmount.repo.results import save_results
-from runner import collect
+from runner import cli_run, collect
 from runner.datum import Datum
 from runner.executors.base import Obstacle, Outcome, Task, TaskRefused, Worker, WorkerLost
 from runner.executors.memory import MemoryExecutor, View
+from runner.finish import finish_success
 from runner.job import StagingNeeds
 from runner.jobs import JobStore, new_job_id
+from runner.spec_file import FileSpec
 from runner.staging import CopyStaging, Staged, Staging
 from runner.state import Phase
 from tests.runner.world import World
@@ -144,6 +149,31 @@ def test_a_stop_kills_what_runs_and_keeps_what_has_finished(world: World) -> Non
     assert {str(datum) for datum in world.record(result).datums()} == {"/a", "/b"}
 
 
+def test_a_stop_that_comes_while_a_job_commits_ends_what_would_follow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit_and_stop(*arguments: Any) -> Any:
+        made = finish_success(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr("runner.job.finish_success", commit_and_stop)
+    world.commit({"a": b"a"})
+    result = world.run()
+    assert (result.phase, result.stop_asked) == (Phase.SUCCESS, True)
+
+    monkeypatch.setattr(cli_run, "_run_one", lambda *_, **__: result)
+    request = cast("cli_run.RunRequest", SimpleNamespace(flags=SimpleNamespace(specs=lambda: _two(world)), follow=True))
+    with pytest.raises(SystemExit):
+        cli_run.run_and_print(world.store, request)
+    request.follow = False  # type: ignore[misc]
+    assert cli_run.run_and_print(world.store, request) == 130
+
+
+def _two(world: World) -> list[FileSpec]:
+    return [FileSpec(world.spec(output=f"out@{branch}"), (), 1) for branch in ("master", "other")]
+
+
 # ---- jobs as they are listed ---------------------------------------------------------------------------------------
 
 
@@ -179,6 +209,22 @@ def test_a_job_runs_while_its_lock_is_held(world: World) -> None:
         assert directory.datums.is_dir(), "a running job's directory is left alone"
     assert not jobs.is_running("job-x")
     assert jobs.progress("job-x") is None
+
+
+def test_a_job_that_ends_while_it_is_looked_at_was_not_interrupted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RefInfo] = []
+
+    async def look(view: View) -> int:
+        seen.extend(world.store.refs("out", RefKind.JOB))
+        return 0
+
+    world.program("look", look)
+    world.commit({"a": b"a"})
+    result = world.run("look")
+    monkeypatch.setattr(world.store, "refs", lambda repo, kind: seen if repo == "out" else [])
+    assert JobStore(world.store).find(result.id).phase is Phase.SUCCESS
 
 
 def test_what_a_killed_runner_left_is_deleted(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from pfsmount.ids import ObjectId, RepoPath, parse_path
 from pfsmount.objects.batch import Batch
 from pfsmount.objects.hashing import hash_bytes
 from pfsmount.objects.layout import create_store
+from pfsmount.objects.reading import Reader
 from pfsmount.objects.store import ObjectStore
 from pfsmount.tree.concatenate import concatenate
-from pfsmount.tree.content import open_content
+from pfsmount.tree.content import Content, open_content
 from pfsmount.tree.directory import walk
 from pfsmount.tree.edit import edit_paths
 from pfsmount.tree.entry import Entry, Kind, file_entry
@@ -164,8 +166,27 @@ def test_large_files_are_appended_in_little_memory(objects: ObjectStore) -> None
     with objects.batch() as batch:
         data = bytes(range(256)) * 40_000
         entry = file_entry(ingest_bytes(batch, data), len(data))
-        id, size = concatenate(batch, [entry, entry])
-        assert (id, size) == (hash_bytes(data * 2), 2 * len(data))
+        words = file_entry(ingest_bytes(batch, b"words"), 5)
+        nothing = file_entry(ingest_bytes(batch, b""), 0)
+        id, size = concatenate(batch, [words, entry, nothing, entry, words, nothing])
+        assert (id, size) == (hash_bytes(b"words" + data * 2 + b"words"), 2 * len(data) + 10)
+
+
+def test_what_is_appended_is_read_by_the_thread_that_stores_it(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = set()
+
+    def note_reader(objects: Reader, entry: Entry) -> Content:
+        readers.add(threading.current_thread())
+        return open_content(objects, entry)
+
+    monkeypatch.setattr("pfsmount.tree.concatenate.open_content", note_reader)
+    with objects.batch() as batch:
+        data = bytes(10 << 20)
+        entry = file_entry(ingest_bytes(batch, data), len(data))
+        concatenate(batch, [entry, entry])
+    assert readers == {threading.current_thread()}
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
