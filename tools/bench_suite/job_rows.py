@@ -249,30 +249,33 @@ def job_plan(bench: Bench) -> Contest:
 
 @row("job-outputs", "a job of one datum with {outputs} outputs of {output_size}, committed", at_most(1.0))
 def job_outputs(bench: Bench) -> Contest:
+    """Files are made by a shell, and not by `split`: that truncates each new file, and then ext4 gives it blocks as soon as it is closed, so that
+    where deleted blocks are discarded the deletion of 6 000 takes two seconds, not a tenth of one.
+    """
     bench.need_jobs()
     size, outputs = bench.sizes.output_size, bench.sizes.outputs
-    source = bench.big_file(outputs * size)
-    split = ("split", "-b", str(size), "-a", "5", "-d")
+    script = f'i=0; while [ $i -lt {outputs} ]; do printf %0{size}d $i > "$0/f$i"; i=$((i+1)); done'
     store = bench.directory
 
     def prepare_store() -> None:
         nonlocal store
         store = bench.store((REPO, _OUT, "put"))
-        bench.pfs(store, "put", source, f"{REPO}@master:/data")
+        with Store.open(store, author="bench@here") as opened:
+            fill_branch(opened, 1, 1)
 
     def run() -> None:
-        _run_job(bench, store, _options("/data"), (*split, f"/pfs/{REPO}/data", "/pfs/out/f"), 1)
+        _run_job(bench, store, _options("/*"), ("sh", "-c", script, "/pfs/out"), 1)
+
+    def write(out: Path) -> Path:
+        out.mkdir()
+        bench.run(["sh", "-c", script, out])
+        return out
 
     def alone() -> None:
-        out = bench.fresh("out")
-        out.mkdir()
-        bench.run([*split, source, out / "f"])
+        write(bench.fresh("out"))
 
     def put() -> None:
-        out = bench.fresh("out")
-        out.mkdir()
-        bench.run([*split, source, out / "f"])
-        bench.pfs(store, "put", out, "put@master:/")
+        bench.pfs(store, "put", write(bench.fresh("out")), "put@master:/")
 
     return Contest(
         Side("pfsjob run", _noting(bench, "pfsjob", run), prepare_store),
