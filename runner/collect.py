@@ -68,7 +68,6 @@ class Collector:
         self._unflushed = 0
         self._oldest = 0.0
         self._progress_at = 0.0
-        directory.cleanup.callback(pool.close)
 
     @property
     def flush_in(self) -> float | None:

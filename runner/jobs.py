@@ -21,7 +21,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,7 @@ class JobStore:
             with disk_errors("making the directory of a job"):
                 unlocked.rename(directory.path)
                 directory.datums.mkdir(mode=0o700)
-            with directory.cleanup:
-                yield directory
+            yield directory
         finally:
             remove_tree(self._root / job)
             with suppress(FileNotFoundError):
@@ -208,8 +207,6 @@ class JobDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.datums = path / "d"
-        self.cleanup = ExitStack()
-        """What has to end before the directory is deleted."""
 
     def write_progress(self, value: Mapping[str, Any]) -> None:
         """Replace the progress file; a disk that is full does not end the job."""
