@@ -79,6 +79,8 @@ class StagingNeeds:
     """The job's."""
     size: int
     """Bytes in the datums that are known to run."""
+    files: int
+    """Files and symlinks in them."""
     lazy: bool
     """An input is to be brought only as it is read."""
     executor: Executor
@@ -235,6 +237,7 @@ class _JobRun:
             [(source.spec.repo, source.commit.id) for source in self._draft.pinned],
             self._directory.path,
             sum(datum.size for datum in self._plan.first),
+            sum(datum.files for datum in self._plan.first),
             any(source.lazy for source in self._draft.spec.inputs),
             self._executor,
             cleanup,

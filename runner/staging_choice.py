@@ -11,7 +11,7 @@ from runner.job import StagingNeeds
 from runner.staging import CopyStaging, Staging
 from runner.staging_mount import MountStaging, open_mount
 
-COPIED_MAX = 64 * MIB
+COPIED_MAX, COPIED_FILES_MAX = 64 * MIB, 20_000
 """More than this, in all the datums that are known to run, is not copied where it can be mounted."""
 
 
@@ -19,7 +19,8 @@ def staging_by_name(name: str) -> Callable[[StagingNeeds], Staging]:
     """The choice `copy`, `mount` (or fail) or `auto`."""
 
     def choose(needs: StagingNeeds) -> Staging:
-        if name == "copy" or (name == "auto" and needs.size <= COPIED_MAX and not needs.lazy):
+        little = needs.size <= COPIED_MAX and needs.files <= COPIED_FILES_MAX and not needs.lazy
+        if name == "copy" or (name == "auto" and little):
             return CopyStaging(needs.store.objects)
         try:
             if not needs.executor.sees_mounts:
