@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pfsmount.ids import ObjectId
 from pfsmount.objects.layout import disk_errors
-from pfsmount.objects.locks import try_lock, unlock
+from pfsmount.objects.locks import is_locked, try_lock, unlock
 
 _OFFSETS = 1 << 62
 
@@ -35,6 +35,10 @@ class Claims:
     def take(self, key: ObjectId) -> bool:
         """Claim a datum; False when another job has it."""
         return try_lock(self._fd, _offset(key))
+
+    def is_taken(self, key: ObjectId) -> bool:
+        """Whether another job has a datum at this moment."""
+        return is_locked(self._fd, _offset(key))
 
     def release(self, key: ObjectId) -> None:
         """Let others have a datum."""

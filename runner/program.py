@@ -30,6 +30,8 @@ from runner.spec import JobSpec
 KEPT_MAX = 64 * MIB
 """A file named in the command that is larger counts in the key, but no copy of it is kept with the record."""
 _ARGUMENTS = EntryName(b"+arguments")
+_SHELL_OPTION = re.compile(r"-[a-z]*c\Z")
+_OF_THE_SYSTEM = ("/bin", "/sbin", "/usr/bin", "/usr/sbin")
 _BETWEEN_WORDS = re.compile(r"[\s;&|<>()\"'`]+")
 
 
@@ -148,7 +150,7 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller, image: Image | 
         return _of_image(batch, spec, image)
     executable = find_executable(spec.command[0], caller, spec.env)
     interpreter = _interpreter_of(executable.place)
-    arguments = _file_arguments(spec.command, caller)
+    arguments = _file_arguments(spec.command, caller, _search_path(caller, spec.env))
     sources, directory, notes = _code_of(spec, arguments, caller)
     files, kept = _place_arguments(arguments, sources, caller)
     code = store_sources(batch, sources + kept)
@@ -229,10 +231,7 @@ def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedF
                 f"{display(name)} is not executable", hint=f"chmod +x {display(name)}, or name its interpreter"
             )
     else:
-        path = env.get("PATH", caller.path)
-        # relative to the job's directory, not to that of this process
-        path = os.pathsep.join(os.fspath(caller.cwd / part) for part in path.split(os.pathsep))
-        found = shutil.which(name, path=path)
+        found = shutil.which(name, path=_search_path(caller, env))
         if found is None:
             hint = "it is in this directory, but not in PATH" if (caller.cwd / name).is_file() else None
             raise NotFound(
@@ -241,6 +240,12 @@ def find_executable(name: str, caller: Caller, env: Mapping[str, str]) -> NamedF
             )
         place = Path(found)
     return NamedFile(os.fspath(place), place, _content_id(place))
+
+
+def _search_path(caller: Caller, env: Mapping[str, str]) -> str:
+    """The PATH of a datum, relative to the job's directory, not to that of this process."""
+    path = env.get("PATH", caller.path)
+    return os.pathsep.join(os.fspath(caller.cwd / part) for part in path.split(os.pathsep))
 
 
 def _interpreter_of(executable: Path) -> NamedFile | None:
@@ -262,9 +267,9 @@ def _content_id(place: Path) -> ObjectId:
     return ObjectId(hasher.digest())
 
 
-def _file_arguments(command: Sequence[str], caller: Caller) -> list[NamedFile]:
-    """The files of this machine that the arguments name: `FILE`, `--option=FILE`, any word of `sh -c 'WORDS'`, and what Python
-    runs for `DIRECTORY` and `-m MODULE`.
+def _file_arguments(command: Sequence[str], caller: Caller, path: str) -> list[NamedFile]:
+    """The files of this machine that the arguments name: `FILE`, `--option=FILE`, any word of `sh -c 'WORDS'`, also where PATH
+    finds it outside of the system's directories, and what Python runs for `DIRECTORY` and `-m MODULE`.
 
     The first one counts when it is a script of the user's own: anything else is the executable and no more.
     """
@@ -275,10 +280,18 @@ def _file_arguments(command: Sequence[str], caller: Caller) -> list[NamedFile]:
             if not text or "\0" in text or os.path.normpath(caller.cwd / text).startswith("/pfs/"):
                 continue
             place = caller.cwd / text
+            if i and not _is_file(place) and _SHELL_OPTION.match(command[i - 1]):
+                place = _own_tool(text, path) or place
             if not _is_file(place) or (not i and not _is_own_script(text, place, caller)):
                 continue
             found.append(NamedFile(text, place, _content_id(place), argument=i))
     return found
+
+
+def _own_tool(name: str, path: str) -> Path | None:
+    """The program that a shell finds under a name, unless it came with the system."""
+    found = None if "/" in name else shutil.which(name, path=path)
+    return None if found is None or os.path.dirname(found) in _OF_THE_SYSTEM else Path(found)
 
 
 def _candidates(argument: str, before: str) -> list[str]:

@@ -224,6 +224,10 @@ class Schedule:
         async with todo, ready, done:
             async for datum in todo:
                 prepared = await trio.to_thread.run_sync(self._prepare, datum)
+                if prepared is None:
+                    self._left.append(datum)
+                    self._settle()
+                    continue
                 if isinstance(prepared, Finished):
                     self._settle()
                     await _hand_over(prepared, done)
@@ -235,10 +239,12 @@ class Schedule:
         self._unclaimed -= 1
         self._settled.set()
 
-    def _prepare(self, datum: Datum) -> Ready | Finished:
-        """Stage a datum; not one that another job has finished since it was planned."""
+    def _prepare(self, datum: Datum) -> Ready | Finished | None:
+        """Stage a datum; not one that another job has finished since it was planned, or runs now (None)."""
         if self._has_result(datum):
             return Finished(datum, None, None)
+        if self.claims.is_taken(datum.key):
+            return None
         scratch = self.pool.take()
         note_datum(scratch.path, datum)
         return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))

@@ -214,3 +214,25 @@ def test_the_user_and_the_directory_count(world: World) -> None:
         assert resolve_program(batch, spec, same).id == mine
         for other in others:
             assert resolve_program(batch, spec, other).id != mine
+
+
+@pytest.mark.parametrize("words", ["tool", "tool $in >/pfs/out/x", "cat $in | tool"])
+def test_a_tool_that_a_shell_finds_decides_by_its_content(world: World, words: str) -> None:
+    place = world.bin / "tool"
+    place.write_text("#!/bin/sh\necho one")
+    place.chmod(0o755)
+    before = program(world, "upper", "-c", words)
+    assert place in before.places()
+    assert program(world, "upper", "-c", words).id == before.id
+    place.write_text("#!/bin/sh\necho two")
+    assert program(world, "upper", "-c", words).id != before.id
+    other = world.root / "other"
+    other.mkdir()
+    (other / "tool").write_text("#!/bin/sh\necho one")
+    (other / "tool").chmod(0o755)
+    assert program(world, "upper", "-c", words, env=(f"PATH={other}:{world.bin}",)).files[0].id == before.files[0].id
+
+
+def test_tools_of_the_system_are_no_files_of_the_command(world: World) -> None:
+    found = program(world, "upper", "-c", "ls $in", env=(f"PATH={world.bin}:/usr/bin:/bin",))
+    assert found.files == ()

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ import pytest
 import trio
 
 from pfsmount.errors import Corrupt, InvalidInput, NoSpace, NotFound, PfsError
+from pfsmount.ids import ObjectId
 from pfsmount.objects.locks import try_lock
 from pfsmount.repo.refs import RefInfo, RefKind
 from pfsmount.repo.results import save_results
@@ -172,6 +174,33 @@ def test_a_stop_that_comes_while_a_job_commits_ends_what_would_follow(
 
 def _two(world: World) -> list[FileSpec]:
     return [FileSpec(world.spec(output=f"out@{branch}"), (), 1) for branch in ("master", "other")]
+
+
+def test_what_another_job_runs_is_not_staged_while_it_is_waited_for(world: World) -> None:
+    staged: list[str] = []
+
+    class Counting(CopyStaging):
+        def stage(self, datum: Datum, scratch: Path) -> Staged:
+            staged.append(str(datum))
+            return super().stage(datum, scratch)
+
+    async def work(view: View) -> int:
+        if view.task.env["in"] == "/pfs/in/b" and held:
+            await trio.sleep(0.4)  # it is asked for again meanwhile
+            others.release(held.pop())
+        return 0
+
+    held: list[ObjectId] = []
+    world.program("work", work)
+    world.commit({"a": b"a", "b": b"b"})
+    record = world.record(world.run("work"))
+    with JobStore(world.store).claims() as others:
+        held += [datum.key for datum in record.datums() if str(datum) == "/a"]
+        assert others.take(held[0])
+        spec = replace(world.spec("work"), reprocess=True, job_timeout=20.0)
+        result = world.run_spec(spec, staging=lambda needs: Counting(needs.store.objects))
+    assert result.state.processed == 2
+    assert staged == ["/b", "/a"]
 
 
 # ---- jobs as they are listed ---------------------------------------------------------------------------------------
