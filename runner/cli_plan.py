@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from pfsmount.cli import output
@@ -19,6 +19,8 @@ from runner.inputs import complete_output, complete_spec
 from runner.prepare import Prepared, prepare
 from runner.preview import Choice, Preview
 from runner.spec import JobSpec
+
+_JOBS_SHOWN = 5
 
 
 def print_plans(store: Store, flags: SpecFlags, *, limit: int, everything: bool, replace: bool, json: bool) -> None:
@@ -69,11 +71,20 @@ class _Plan:
         runtime = choose_runtime(spec, settings())
         self._ready: Prepared = prepare(store, spec, caller(), runtime.image, take_over=replace)
         self._draft: JobDraft = draft_of(self._ready)
-        preview = Preview(store, self._ready, self._draft)
-        self._choices: list[Choice] = list(preview.all() if everything else preview.to_run())
-        self._to_run = sum(choice.reused is None for choice in self._choices)
+        self._preview = Preview(store, self._ready, self._draft)
         self._everything = everything
-        self._preview = preview
+        self._to_run = 0
+        self._jobs: Counter[str] = Counter()
+        """How many datums would be reused of which job, as far as they were looked at."""
+
+    def _choices(self) -> Iterator[Choice]:
+        """The datums, counted as they go by; none is kept."""
+        for choice in self._preview.all() if self._everything else self._preview.to_run():
+            if choice.reused is None:
+                self._to_run += 1
+            else:
+                self._jobs[choice.reused] += 1
+            yield choice
 
     @property
     def changes_output(self) -> bool:
@@ -83,12 +94,11 @@ class _Plan:
     @property
     def _reused(self) -> int:
         """How many datums have results already."""
-        if self._everything:
-            return len(self._choices) - self._to_run
-        return self._preview.reused
+        return self._jobs.total() if self._everything else self._preview.reused
 
     def as_json(self) -> dict[str, Any]:
         done = self._ready.nothing_to_do
+        datums = [choice.as_json() for choice in self._choices()]
         return {
             "output": self._ready.spec.output,
             "program": self._ready.program.id.hex(),
@@ -97,7 +107,7 @@ class _Plan:
             "reused": self._reused,
             "removed": len(self._draft.removed),
             "nothing_to_do": None if done is None else str(done.provenance["job"]),
-            "datums": [choice.as_json() for choice in self._choices],
+            "datums": datums,
         }
 
     def print(self, limit: int) -> None:
@@ -106,20 +116,17 @@ class _Plan:
             output.say(
                 f"nothing to do: {self._ready.spec.output} has these results already, by {done.provenance['job']}"
             )
-        shown = self._choices[: limit or None]
-        for choice in shown:
-            verb, why = ("run", choice.why) if choice.reused is None else ("reuse", f"from {choice.reused}")
-            output.say(f"  {verb:<6} {choice.datum}  ({why})")
-        if hidden := len(self._choices) - len(shown):
-            output.say(f"  … and {output.plural(hidden, 'more datum')} (--limit 0 shows all)")
+        count = 0
+        for choice in self._choices():
+            count += 1
+            if not limit or count <= limit:
+                verb, why = ("run", choice.why) if choice.reused is None else ("reuse", f"from {choice.reused}")
+                output.say(f"  {verb:<6} {choice.datum}  ({why})")
+        if limit and count > limit:
+            output.say(f"  … and {output.plural(count - limit, 'more datum')} (--limit 0 shows all)")
         text = f"{self._ready.spec.output}: {output.plural(self._to_run, 'datum')} to run, {self._reused:,} reused"
         if self._draft.removed:
             text += f", {output.plural(len(self._draft.removed), 'datum')} of the last job replaced or gone"
         output.say(text)
-        for why, count in itertools.islice(_by_job(self._choices), 5):
-            output.say(f"  {count:,} from {why}")
-
-
-def _by_job(choices: list[Choice]) -> list[tuple[str, int]]:
-    """The jobs whose results would be reused, those of most datums first."""
-    return Counter(choice.reused for choice in choices if choice.reused is not None).most_common()
+        for job, number in self._jobs.most_common(_JOBS_SHOWN):
+            output.say(f"  {number:,} from {job}")

@@ -106,6 +106,8 @@ def _follow(store: Store, request: RunRequest, specs: list[JobSpec]) -> NoReturn
                 result = _run_one(store, request, spec, named=len(specs) > 1)
                 if result.stop_asked:
                     raise SystemExit(_EXITS[Phase.KILLED])
+                if result.phase is Phase.CONFLICT:
+                    seen[i] = None  # the output has moved: on top of that, now
             time.sleep(_POLL_S)
 
 

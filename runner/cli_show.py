@@ -1,4 +1,4 @@
-"""`pfsjob list`, `inspect` and `logs`: what jobs did."""
+"""`pfsjob list` and `inspect`: what jobs did."""
 
 from __future__ import annotations
 
@@ -28,24 +28,18 @@ def print_jobs(store: Store, limit: int, json: bool) -> None:
         output.say("no jobs yet")
         return
     output.table(
-        [
-            [job.id, job.output, _state_text(jobs, job), _counts_text(jobs, job), *_when(job), _command(job)]
-            for job in found
-        ],
+        [[job.id, job.output, str(job.phase), _counts_text(jobs, job), *_when(job), _command(job)] for job in found],
         ["job", "output", "state", "done", "started", "took", "command"],
     )
-
-
-def _state_text(jobs: JobStore, job: Job) -> str:
-    return str(job.phase)
 
 
 def _counts_text(jobs: JobStore, job: Job) -> str:
     """`3 new, 10 reused, 1 failed`, of a running job as far as it is."""
     found = (jobs.progress(job.id) if job.phase is Phase.RUNNING else None) or job.origin
     parts = [f"{found['processed']:,} new", f"{found['skipped']:,} reused"]
-    if found["failed"]:
-        parts.append(f"{found['failed']:,} failed")
+    for state in ("failed", "recovered"):
+        if found.get(state):
+            parts.append(f"{found[state]:,} {state}")
     return ", ".join(parts)
 
 

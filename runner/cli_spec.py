@@ -109,7 +109,8 @@ class SpecFlags:
             "stdin": self.stdin,
             "image": self.image,
             "executor": self.executor,
-            "code": self.code,
+            # a flag's path is meant from the shell's directory, also where the command starts in another
+            "code": self.code and Path.cwd() / self.code if self.workdir else self.code,
             "user": self.user,
             "working_dir": self.workdir,
             "workers": self.workers,
@@ -120,12 +121,18 @@ class SpecFlags:
             "isolate": self.isolate,
             "hermetic": self.hermetic,
         }
-        return {name: value for name, value in given.items() if value}
+        return {
+            name: value for name, value in given.items() if value is not None and value is not False and value != ()
+        }
 
     def _limits(self, limits: Limits) -> Limits:
         memory = None if self.memory is None else memory_bytes(self.memory)
         try:
-            return Limits(memory or limits.memory, self.cpus or limits.cpus, self.pids or limits.pids)
+            return Limits(
+                limits.memory if memory is None else memory,
+                limits.cpus if self.cpus is None else self.cpus,
+                limits.pids if self.pids is None else self.pids,
+            )
         except ValueError as error:
             raise InvalidInput(str(error)) from None
 

@@ -39,6 +39,9 @@ def _code(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for part in ("executable", "interpreter"):
         if place := _changed(then.get(part), now.get(part)):
             yield f"the {part} {place}"
+    packages = set(then.get("packages", ())) ^ set(now.get("packages", ()))
+    if packages:
+        yield f"packages of the virtual environment ({', '.join(map(display, sorted(packages)[:4]))}{', …' if len(packages) > 4 else ''})"
     files = {file["path"]: file["id"] for file in then["files"]}
     for file in now["files"]:
         if files.get(file["path"]) not in (None, file["id"]):

@@ -152,6 +152,7 @@ def check_input(source: Input) -> frozenset[str]:
     if not source.inputs:
         raise InvalidInput(f"a {source.how} of no inputs has no datums", hint="name at least one input in it")
     _check_keys(source)
+    _check_group(source)
     seen: set[str] = set()
     for part in source.inputs:
         names = check_input(part)
@@ -174,6 +175,18 @@ def _check_keys(source: CombinedInput) -> None:
             raise InvalidInput(
                 f"the input {names} is in a {source.how} and has no {field}",
                 hint=f"{field} says what of its path is the key, as '$1' for what the first parentheses of its glob match",
+            )
+
+
+def _check_group(source: CombinedInput) -> None:
+    """Refuse a group that could bring two files to one place: of inputs with one name that are not of one version."""
+    versions: dict[str, str] = {}
+    for leaf in leaves(source) if source.how is Combination.GROUP else ():
+        version = f"{leaf.repo}@{leaf.branch}"
+        if versions.setdefault(leaf.name, version) != version:
+            raise InvalidInput(
+                f"a group has inputs of {versions[leaf.name]} and {version} that both have the name '{leaf.name}', and a datum sees all of them",
+                hint="give one another name",
             )
 
 

@@ -2,7 +2,8 @@
 
 The hash (`Program.id`, kind `pfs 1 datum key`) is that of canonical JSON with the command, stdin, the environment that was given, the user's id,
 the working directory, whether there is a network, and the content ids of the executable, of the interpreter that its first line names,
-of each argument that is a file, and of the code.
+of each argument that is a file, and of the code; and the names and versions of what is installed in a virtual environment that one of these
+programs is of.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ class Program:
     notes: tuple[str, ...] = ()
     """What the user should know, one line each."""
     image: Image | None = None
+    packages: tuple[str, ...] = ()
+    """`name-version` of what is installed in the virtual environments that its programs are of."""
 
     def as_json(self) -> dict[str, Any]:
         """As a commit's provenance has it."""
@@ -118,6 +121,8 @@ class Program:
             value["executable"] = self.executable.as_json()
         if self.image is not None:
             value["image"] = self.image.as_json()
+        if self.packages:
+            value["packages"] = list(self.packages)
         if self.interpreter is not None:
             value["interpreter"] = self.interpreter.as_json()
         if self.directory is not None:
@@ -134,8 +139,8 @@ class Program:
         found = [file.place for file in self.files]
         for place in programs:
             found.append(place)
-            if place.parent.name == "bin" and (place.parent.parent / "pyvenv.cfg").exists():
-                found.append(place.parent.parent)
+            if (environment := _environment_of(place)) is not None:
+                found.append(environment)
         if self.directory is not None:
             found.append(self.directory)
         return found
@@ -160,8 +165,11 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller, image: Image | 
                 *notes,
                 f"{display(file.text)} is larger than {KEPT_MAX // MIB} MiB: named in the record, not kept",
             )
+    named = [executable, *([] if interpreter is None else [interpreter]), *files]
+    packages = _packages([file.place for file in named])
     facts = {
         **_given(spec, spec.command, contained=False),
+        **({"packages": packages} if packages else {}),
         "executor": "process",
         "user": caller.uid,
         "cwd": os.fspath(caller.cwd),
@@ -171,7 +179,34 @@ def resolve_program(batch: Batch, spec: JobSpec, caller: Caller, image: Image | 
         "code": code.content.hex(),
     }
     id = hash_bytes(dump_json(facts).encode("ascii"), HashKind.DATUM_KEY)
-    return Program(id, spec.command, executable, interpreter, tuple(files), directory, code, tuple(notes))
+    return Program(
+        id,
+        spec.command,
+        executable,
+        interpreter,
+        tuple(files),
+        directory,
+        code,
+        tuple(notes),
+        packages=tuple(packages),
+    )
+
+
+def _environment_of(place: Path) -> Path | None:
+    """The virtual environment that a program is of."""
+    top = place.parent.parent
+    return top if place.parent.name == "bin" and (top / "pyvenv.cfg").exists() else None
+
+
+def _packages(places: Iterable[Path]) -> list[str]:
+    """What is installed beside these programs, by names and versions: the same in another place with the same packages."""
+    environments = {environment for place in places if (environment := _environment_of(place)) is not None}
+    names = {
+        info.name.removesuffix(".dist-info")
+        for environment in environments
+        for info in environment.glob("lib/python*/site-packages/*.dist-info")
+    }
+    return sorted(names)
 
 
 def _of_image(batch: Batch, spec: JobSpec, image: Image) -> Program:

@@ -199,12 +199,17 @@ class Schedule:
     async def _feed_left(self, todo: trio.MemorySendChannel[Datum]) -> None:
         """Ask again for what another job runs, until that has a result, or has ended without one."""
         pause = _AGAIN_FIRST_S
+        told = False
         while (self._left or self._unclaimed) and not self._draining:
             if self._unclaimed:
                 self._settled = trio.Event()
                 await self._settled.wait()
                 continue
             datums, self._left = self._left, []
+            if pause == _AGAIN_LAST_S and not told:
+                told = True
+                others = f" and {len(datums) - 1:,} more" if len(datums) > 1 else ""
+                self.observer.note(f"waiting for another job, which runs {datums[0]}{others}")
             await trio.sleep(pause)
             pause = min(pause * 1.5, _AGAIN_LAST_S)
             await self._send(datums, todo)

@@ -18,6 +18,7 @@ from typing import Protocol
 from pfsmount.errors import PfsError, Retry, Unavailable
 
 RESERVED_TARGET = b"out"
+MEMORY_MAX, CPUS_MAX, PIDS_MAX = 1 << 60, 10_000, 1 << 22  # more than any machine has
 CPUS_MIN = 0.01  # the kernel's
 MEMORY_MIN = 4 << 20  # what it takes to start a command at all
 
@@ -88,12 +89,12 @@ class Limits:
     """Processes and threads."""
 
     def __post_init__(self) -> None:
-        if self.memory is not None and self.memory < MEMORY_MIN:
+        if self.memory is not None and not MEMORY_MIN <= self.memory <= MEMORY_MAX:
             raise ValueError(f"not a limit of memory (at least {MEMORY_MIN >> 20} MiB): {self.memory}")
-        if self.cpus is not None and not CPUS_MIN <= self.cpus < math.inf:
-            raise ValueError(f"not a limit of processors (at least {CPUS_MIN}): {self.cpus}")
-        if self.pids is not None and self.pids <= 0:
-            raise ValueError(f"not a limit of processes: {self.pids}")
+        if self.cpus is not None and not CPUS_MIN <= self.cpus <= CPUS_MAX:
+            raise ValueError(f"not a limit of processors ({CPUS_MIN} to {CPUS_MAX:,}): {self.cpus}")
+        if self.pids is not None and not 0 < self.pids <= PIDS_MAX:
+            raise ValueError(f"not a limit of processes (1 to {PIDS_MAX:,}): {self.pids}")
 
     def __bool__(self) -> bool:
         return self != Limits()

@@ -11,6 +11,7 @@ import pytest
 from pfsmount.errors import NotFound, PermissionDenied
 from pfsmount.tree.directory import walk
 from runner import source_files
+from runner.differences import program_differences
 from runner.program import Caller, Program, resolve_program
 from tests.runner.world import World
 
@@ -236,3 +237,23 @@ def test_a_tool_that_a_shell_finds_decides_by_its_content(world: World, words: s
 def test_tools_of_the_system_are_no_files_of_the_command(world: World) -> None:
     found = program(world, "upper", "-c", "ls $in", env=(f"PATH={world.bin}:/usr/bin:/bin",))
     assert found.files == ()
+
+
+def test_the_packages_of_a_virtual_environment_count(world: World) -> None:
+    place = world.root / "venv"
+    site = place / "lib" / "python3.12" / "site-packages"
+    site.mkdir(parents=True)
+    (place / "pyvenv.cfg").touch()
+    (place / "bin").mkdir()
+    tool = place / "bin" / "python"
+    tool.write_bytes((world.bin / "upper").read_bytes())
+    tool.chmod(0o755)
+    (site / "numpy-2.0.dist-info").mkdir()
+    before = program(world, f"{tool}")
+    assert before.packages == ("numpy-2.0",)
+    assert program(world, f"{tool}").id == before.id
+    (site / "numpy-2.0.dist-info").rename(site / "numpy-2.1.dist-info")
+    after = program(world, f"{tool}")
+    assert after.id != before.id
+    then, now = ({"command": [], "spec": {"env": {}}, "code": one.as_json()} for one in (before, after))
+    assert program_differences(then, now) == ["packages of the virtual environment (numpy-2.0, numpy-2.1)"]

@@ -9,7 +9,7 @@ import pytest
 from pfsmount.errors import InvalidInput
 from pfsmount.revision import parse_revision
 from pfsmount.tree.globs import Glob
-from runner.input_spec import InputSpec, cross_of, parse_input
+from runner.input_spec import Combination, CombinedInput, InputSpec, check_input, cross_of, parse_input
 from runner.spec import JobSpec, check_spec, parse_env, parse_output, same_pipeline
 from runner.templates import check_template
 
@@ -86,3 +86,12 @@ def test_parts_that_do_not_fit(wrong: JobSpec) -> None:
 def test_a_template_with_a_very_large_number(template: str) -> None:
     with pytest.raises(InvalidInput):
         check_template("join_on", template, Glob("/(*)"))
+
+
+def test_a_group_may_not_bring_two_files_to_one_place() -> None:
+    leaf = replace(parse_input("x=a@m:/(*)"), group_by="$1")
+    other = replace(parse_input("x=b@m:/(*)"), group_by="$1")
+    grouped = CombinedInput(Combination.GROUP, (CombinedInput(Combination.UNION, (leaf, other)),))
+    with pytest.raises(InvalidInput, match=r"a@m and b@m that both have the name 'x'"):
+        check_input(grouped)
+    check_input(CombinedInput(Combination.GROUP, (CombinedInput(Combination.UNION, (leaf, leaf)),)))
