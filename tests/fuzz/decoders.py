@@ -643,6 +643,7 @@ NOT_DECODERS = {
     "pfsmount.objects.index:Transaction.scan": "gives rows",
     "runner.executors.cells:parse_counts": "text of the kernel's",
     "runner.executors.cells:parse_keyed": "text of the kernel's",
+    "pfsmount.repo.provenance:read_datum_json": "gives bytes, which are parse_datum's",
     "runner.record:Record.read_log": "gives bytes",
     "runner.record:read_datum": "parse_datum",
 }

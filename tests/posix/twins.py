@@ -153,9 +153,12 @@ def compare_steps(disk: tuple[Tree, Tree], branch: tuple[Tree, Tree], call: Call
 
 
 def wait_for_tick() -> None:
-    """Let the clock that files are stamped with go on, so that a change is seen by its time."""
-    started = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) == started:
+    """Let the clock that files are stamped with go on, so that a change is seen by its time.
+
+    It goes by ticks; but since Linux 6.13 a file that somebody looked at gets the time between them, and a tick that comes late is not yet past that.
+    """
+    started = time.time_ns()
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= started:
         os.sched_yield()
 
 

@@ -442,6 +442,7 @@ def test_an_ordinary_user(nobodys_shell: Shell) -> None:
     assert os.listdir(shell.root / "store" / "jobs") == []
 
 
+@pytest.mark.long
 def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
     (shell.root / "code" / "slow.sh").write_text(
         'n=${in##*/}\necho "$$" >> ran/"$n"\nwhile ! [ -e go ]; do sleep 0.1; done\ncp "$in" /pfs/out/"$n"\n'
@@ -464,6 +465,7 @@ def test_two_runs_at_once_share_their_datums(shell: Shell) -> None:
     assert shell.cat("out@a:/7") == shell.cat("out@b:/7") == "7"
 
 
+@pytest.mark.long
 def test_what_a_killed_run_had_begun_is_run_by_the_other(shell: Shell) -> None:
     (shell.root / "code" / "slow.sh").write_text('touch begun\n[ -e go ] || sleep 60\ncp "$in" /pfs/out/\n')
     shell.put({"1": "1"})
@@ -562,6 +564,7 @@ def processes_of(job: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_following_a_branch(shell: Shell) -> None:
     shell.put({"a": "1", "b": "2"})
     for name in "abcd":

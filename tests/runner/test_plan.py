@@ -88,7 +88,7 @@ def inputs(draw: st.DrawFn) -> Input:
     return numbered(draw, part(2, key=False), itertools.count())
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_an_incremental_plan_is_the_difference_of_two_whole_ones(objects: ObjectStore, data: st.DataObject) -> None:
     spec = data.draw(inputs())

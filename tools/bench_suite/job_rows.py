@@ -51,7 +51,7 @@ def _options(source: str, output: str = f"{_OUT}@master") -> tuple[str, ...]:
 
 def _run_job(bench: Bench, store: Path, options: Sequence[str], command: Sequence[str], processed: int) -> str:
     """The id of the job. Raises Broken when it did not run so many datums."""
-    said = json.loads(bench.pfsjob(store, "run", *options, "--", *command))
+    said = json.loads(bench.pfsjob(store, "run", *options, "--", *command).splitlines()[-1])
     if said["processed"] != processed:
         raise Broken(f"the job processed {said['processed']} datums, not {processed}")
     return str(said["job"])
