@@ -355,7 +355,7 @@ class _JobRun:
         finish_failed(self._store, self._draft, self._state, self._keys(), self._unfinished, self._reason)
 
     def _explain(self, clash: OutputClash) -> str:
-        return f"{clash.message}: {self._name_of(clash.first)} and {self._name_of(clash.second)}; nothing was committed"
+        return f"{clash.message}: {self._name_of(clash.first)} and {self._name_of(clash.second)}"
 
     def _name_of(self, key: ObjectId | None) -> str:
         """A datum for people, by its inputs."""

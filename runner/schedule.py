@@ -9,6 +9,7 @@ threads do what blocks.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Protocol
 import trio
 
 from pfsmount.errors import PfsError
-from pfsmount.repo.results import find_result
+from pfsmount.repo.results import find_result, find_results
 from pfsmount.repo.store import Store
 from runner.attempts import Ended, run_attempts
 from runner.claims import Claims
@@ -37,6 +38,7 @@ _DONE_MAX = 64
 _TAKE_AT_ONCE = 32
 _STAGERS_MAX = 4
 _NOT_RUN_EXIT = 125
+_LOOKED_UP_AT_ONCE = 256
 _AGAIN_FIRST_S, _AGAIN_LAST_S = 0.05, 1.0
 
 
@@ -85,18 +87,18 @@ class Work:
         """Up to `count` datums to run, and how many were skipped before they were found. Raises Corrupt."""
         found: list[Datum] = []
         skipped = 0
-        while len(found) < count:
-            datum = next(self._plan, None)
-            if datum is None:
-                self.exhausted = True
-                break
-            self.planned += 1
-            self.links = self.links or datum.has_links
-            if not self.reuse or find_result(self._store, datum.key) is None:
-                found.append(datum)
-            else:
-                self.skipped_keys += datum.key
-                skipped += 1
+        while len(found) < count and not self.exhausted:
+            planned = list(itertools.islice(self._plan, min(count - len(found), _LOOKED_UP_AT_ONCE)))
+            self.exhausted = not planned
+            self.planned += len(planned)
+            self.links = self.links or any(datum.has_links for datum in planned)
+            known = find_results(self._store, [datum.key for datum in planned]) if self.reuse else {}
+            for datum in planned:
+                if datum.key in known:
+                    self.skipped_keys += datum.key
+                    skipped += 1
+                else:
+                    found.append(datum)
         return found, skipped
 
 
