@@ -102,9 +102,14 @@ def _flags(
     """Has the parameters that `takes_spec` adds."""
 
 
+@functools.cache
+def _shared_parameters() -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(_flags, eval_str=True).parameters.values())
+
+
 def takes_spec(function: Callable[..., None]) -> Callable[..., None]:
     """A command with all flags that say what a job is, in front of its own. It gets them as `flags`, a `runner.cli_spec.SpecFlags`."""
-    shared = list(inspect.signature(_flags, eval_str=True).parameters.values())
+    shared = _shared_parameters()
     # the type of `flags` is imported for the checker only: it brings all that reads a spec
     signature = inspect.signature(function, eval_str=True, locals={"SpecFlags": object})
     own = [one for one in signature.parameters.values() if one.name != "flags"]
@@ -116,7 +121,7 @@ def takes_spec(function: Callable[..., None]) -> Callable[..., None]:
         flags = SpecFlags(**{one.name: given.pop(one.name) for one in shared})
         function(flags, **given)
 
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shared + own]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*shared, *own)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command

@@ -10,7 +10,7 @@ from pfsmount.cli import output
 from pfsmount.errors import NotFound
 from pfsmount.repo.store import Store
 from pfsmount.revision import DEFAULT_BRANCH
-from runner.cli_run import caller, settings
+from runner.cli_run import caller, note_warnings, settings
 from runner.cli_spec import SpecFlags
 from runner.executors.choice import choose_runtime
 from runner.finish import JobDraft, draft_of
@@ -28,8 +28,7 @@ def print_plans(store: Store, flags: SpecFlags, *, limit: int, everything: bool,
     values = []
     waited_for: dict[tuple[str, str], str] = {}
     for one in flags.specs():
-        for text in one.warnings:
-            output.note(f"pfsjob: {text}")
+        note_warnings(one)
         spec = complete_output(store, one.spec)
         before = [waited_for[place] for place in _read(spec) if place in waited_for]
         waited_for[spec.output_repo, spec.output_branch] = spec.output

@@ -24,6 +24,7 @@ from runner.jobs import JobStore
 from runner.program import Caller
 from runner.record import DatumRecord, Record
 from runner.spec import JobSpec
+from runner.spec_file import FileSpec
 from runner.staging_choice import staging_by_name
 from runner.state import Phase
 
@@ -65,6 +66,12 @@ def settings() -> Settings:
     return Settings(cache / "pfs", os.environ.get("DOCKER_HOST"))
 
 
+def note_warnings(one: FileSpec) -> None:
+    """What a file asks for and does not get."""
+    for text in one.warnings:
+        output.note(f"pfsjob: {text}")
+
+
 def run_and_print(store: Store, request: RunRequest) -> int:
     """Run the jobs one after another, and say how each ended. Returns the exit code of the first that did not succeed.
 
@@ -72,8 +79,7 @@ def run_and_print(store: Store, request: RunRequest) -> int:
     """
     specs = request.flags.specs()
     for one in specs:
-        for text in one.warnings:
-            output.note(f"pfsjob: {text}")
+        note_warnings(one)
     if request.follow:
         _follow(store, request, [one.spec for one in specs])
     for i, one in enumerate(specs):

@@ -58,6 +58,11 @@ class JobDraft:
     ref: ObjectId | None = None
     """Where the job's ref is now."""
 
+    @property
+    def kept(self) -> int:
+        """How many datums of the base stay as they are."""
+        return 0 if self.base is None else self.base.total - len(self.removed)
+
     def provenance(self, state: JobState, ended_ns: int | None) -> dict[str, Any]:
         """Everything about the run that is not per datum (docs/FORMAT.md, "Provenance")."""
         value = {

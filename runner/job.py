@@ -118,8 +118,6 @@ class _Planned:
     """The beginning of `work`."""
     skipped: int
     """Datums whose result is there: of the base, and those found on the way to `first`."""
-    kept: int
-    """Datums of the base that stay as they are."""
 
 
 def run_job(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, observer: Observer) -> JobResult:
@@ -151,19 +149,20 @@ def _plan(store: Store, spec: JobSpec, caller: Caller, options: JobOptions, obse
     draft = draft_of(ready, options.message)
     if moved := _moved_tag(ready, options.image):
         observer.note(moved)
-    kept = 0 if ready.base is None else ready.base.total - len(draft.removed)
     work = Work(store, ready.to_add(), reuse=not ready.spec.reprocess)
     first, skipped = work.take(LOOKAHEAD)
-    return _Planned(draft, work, first, kept + skipped, kept)
+    return _Planned(draft, work, first, draft.kept + skipped)
 
 
 def _moved_tag(ready: Prepared, image: Image | None) -> str:
     """Said when the name of an image stands for another one than in the last job."""
-    before = {} if ready.previous is None else ready.previous.provenance["code"].get("image") or {}
-    if image is None or before.get("reference") != image.reference or before["id"] == image.id:
+    if image is None or ready.previous is None:
         return ""
-    job = ready.previous.provenance["job"] if ready.previous is not None else ""
-    return f"the image {display(image.reference)} is another one than in {job}: was {before['id'][:19]}, is {image.id[:19]}"
+    made = ready.previous.provenance
+    before = made["code"].get("image")
+    if before is None or before["reference"] != image.reference or before["id"] == image.id:
+        return ""
+    return f"the image {display(image.reference)} is another one than in {made['job']}: was {before['id'][:19]}, is {image.id[:19]}"
 
 
 def _nothing_to_do(spec: JobSpec, previous: Previous) -> JobResult:
@@ -272,7 +271,7 @@ class _JobRun:
             workers=int(max(1, min(self._options.workers, most))),
             fail_fast=self._options.fail_fast,
             observer=self._observer,
-            kept=self._plan.kept,
+            kept=self._draft.kept,
         )
         schedule.know_total(work)
         schedule.count(Event.DATUM_SKIPPED, self._plan.skipped)

@@ -22,8 +22,6 @@ from runner.prepare import Prepared
 from runner.record import Record, read_datum
 from runner.state import JobState
 
-_REASONS_MAX = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -47,8 +45,7 @@ class Preview:
     def __init__(self, store: Store, ready: Prepared, draft: JobDraft) -> None:
         """`draft` is the job as it would be recorded."""
         self._store, self._ready, self._draft = store, ready, draft
-        base = ready.base
-        self.reused = 0 if base is None else base.total - len(draft.removed)
+        self.reused = draft.kept
         """Datums that have results: of the base, and those that `to_run` has passed by."""
 
     def all(self) -> Iterator[Choice]:
@@ -115,7 +112,7 @@ class Preview:
 
     @cached_property
     def _last(self) -> tuple[str, Record] | None:
-        """The newest job that wrote to the output, by its id and record, when it did not make the head."""
+        """The newest job of the output's repo, by its id and record, when it made no commit."""
         try:
             repo = self._store.repo(self._ready.spec.output_repo)
         except NotFound:

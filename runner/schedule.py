@@ -252,9 +252,13 @@ class Schedule:
             return Finished(datum, None, None)
         if self.claims.is_taken(datum.key):
             return None
+        return self._ready(datum)
+
+    def _ready(self, datum: Datum, *, claimed: bool = False) -> Ready:
+        """Stage a datum in a scratch directory of its own."""
         scratch = self.pool.take()
         note_datum(scratch.path, datum)
-        return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs))
+        return Ready(datum, scratch, self.staging.stage(datum, scratch.inputs), claimed)
 
     def _has_result(self, datum: Datum) -> bool:
         return self.reuse and find_result(self.store, datum.key) is not None
@@ -325,9 +329,7 @@ class Schedule:
     def _prepare_again(self, prepared: Ready) -> Ready:
         """Stage a datum anew, of which nobody knows what it has done."""
         self.pool.give_back(prepared.scratch)
-        scratch = self.pool.take()
-        note_datum(scratch.path, prepared.datum)
-        return Ready(prepared.datum, scratch, self.staging.stage(prepared.datum, scratch.inputs), claimed=True)
+        return self._ready(prepared.datum, claimed=True)
 
     async def _run_one(self, worker: Worker, prepared: Ready) -> Finished:
         scratch = prepared.scratch

@@ -8,7 +8,7 @@ the one that a build from scratch gives:
   attribute `user.pfs.empty` of the directory.
 * Directories all have mode 0755 and one fixed time. Several datums may write into one, and none of them owns it.
 * Where results are appended (`merge: append`), a file that several datums wrote has what each wrote, in the order of the datums
-  (`order_of`); its entry in `written_by` is a file with their keys, a line each, in that order.
+  (`Output.order`); its entry in `written_by` is a file with their keys, a line each, in that order.
 """
 
 from __future__ import annotations
